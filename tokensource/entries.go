@@ -1,0 +1,106 @@
+package tokensource
+
+import (
+	"container/heap"
+	"sync"
+	"time"
+)
+
+// entries is the bounded table of a keyed source. Looking up is a lock-free
+// read; making and evicting take a lock.
+type entries struct {
+	max   int
+	keep  bool     // tokens must stay: nothing but this memory has them
+	byKey sync.Map // Key -> *entry
+	mu    sync.Mutex
+	order lruHeap
+}
+
+func newEntries(maxKeys int, keep bool) *entries { return &entries{max: maxKeys, keep: keep} }
+
+func (es *entries) get(k Key, now time.Time) *entry {
+	if v, ok := es.byKey.Load(k); ok {
+		e := v.(*entry)
+		e.touch(now)
+		return e
+	}
+	return es.add(k, now)
+}
+
+func (es *entries) add(k Key, now time.Time) *entry {
+	es.mu.Lock()
+	defer es.mu.Unlock()
+	e := &entry{key: k}
+	e.touch(now)
+	if v, loaded := es.byKey.LoadOrStore(k, e); loaded {
+		return v.(*entry)
+	}
+	heap.Push(&es.order, lruItem{e, now.UnixNano()})
+	es.evict()
+	return e
+}
+
+// evict removes the entries longest unused until the table is within its
+// bound. The heap is lazy: it holds the time of use as it was when the entry
+// was last looked at, and an entry used since goes back in with the new one.
+// What may not be evicted stays, over the bound if need be: a token that only
+// a person could replace is worth more than memory.
+func (es *entries) evict() {
+	var kept []lruItem
+	for es.order.Len()+len(kept) > es.max && es.order.Len() > 0 {
+		item := heap.Pop(&es.order).(lruItem)
+		if used := item.entry.used.Load(); used > item.used {
+			heap.Push(&es.order, lruItem{item.entry, used})
+			continue
+		}
+		if !item.entry.evict(es.keep) {
+			kept = append(kept, item)
+			if len(kept) >= maxUnevictable {
+				break
+			}
+			continue
+		}
+		es.byKey.Delete(item.entry.key)
+	}
+	for _, item := range kept {
+		heap.Push(&es.order, item)
+	}
+}
+
+// maxUnevictable bounds the work of one eviction when the oldest entries must
+// all stay.
+const maxUnevictable = 32
+
+func (es *entries) each(f func(*entry)) {
+	es.byKey.Range(func(_, v any) bool {
+		f(v.(*entry))
+		return true
+	})
+}
+
+// touch notes that the entry is used, to the second: finer would have every
+// request write to a line of memory that all cores share.
+func (e *entry) touch(now time.Time) {
+	if n := now.UnixNano(); n-e.used.Load() > int64(time.Second) {
+		e.used.Store(n)
+	}
+}
+
+type lruItem struct {
+	entry *entry
+	used  int64
+}
+
+type lruHeap []lruItem
+
+func (h lruHeap) Len() int           { return len(h) }
+func (h lruHeap) Less(i, j int) bool { return h[i].used < h[j].used }
+func (h lruHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *lruHeap) Push(x any)        { *h = append(*h, x.(lruItem)) }
+func (h *lruHeap) Pop() any {
+	old := *h
+	item := old[len(old)-1]
+	old[len(old)-1] = lruItem{}
+	*h = old[:len(old)-1]
+	return item
+}

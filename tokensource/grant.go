@@ -1,0 +1,148 @@
+package tokensource
+
+import (
+	"context"
+	"errors"
+)
+
+// Grant is a way to obtain a token. Its methods make token calls: they may
+// block, respect ctx, and answer failures with an [*EndpointError] so that
+// the source knows what to do next.
+type Grant interface {
+	// Type names the grant, such as client_credentials.
+	Type() string
+	// Identity lists what a token belongs to: the endpoint, the client, the
+	// user. Tokens of another identity are never mixed with these. It holds no
+	// plain secret.
+	Identity() []string
+	// Token obtains a token from nothing but the settings and the key. It is
+	// not called when the grant needs a person.
+	Token(ctx context.Context, v Vars) (*Answer, error)
+	// Refresh obtains a token for a refresh token (RFC 6749, section 6), or
+	// returns errors.ErrUnsupported.
+	Refresh(ctx context.Context, v Vars, refreshToken Secret) (*Answer, error)
+	// Seed is a refresh token from elsewhere, to begin with; empty: none.
+	Seed() Secret
+	// NeedsPerson reports whether a new token cannot be had without a person,
+	// once the refresh token is gone.
+	NeedsPerson() bool
+	// SameEndpoint reports whether Token and Refresh call the same place, so
+	// that one's outage is the other's.
+	SameEndpoint() bool
+}
+
+// CodeGrant is a Grant that takes an authorization code (RFC 6749, section 4.1).
+type CodeGrant interface {
+	Grant
+	// Exchange obtains a token for a code. It sends the code once.
+	Exchange(ctx context.Context, v Vars, c Code) (*Answer, error)
+}
+
+// Code is an authorization code and what belongs to it.
+type Code struct {
+	Code Secret
+	// Verifier is the PKCE verifier (RFC 7636); empty without PKCE.
+	Verifier Secret
+}
+
+// Vars gives the key's values to a grant's templates, as "key.NAME".
+type Vars struct {
+	names []string
+	key   Key
+}
+
+// Lookup returns the value of a variable such as key.user.
+func (v Vars) Lookup(name string) (string, bool) {
+	const prefix = "key."
+	if len(name) <= len(prefix) || name[:len(prefix)] != prefix {
+		return "", false
+	}
+	for i, value := range v.key.Values() {
+		if i < len(v.names) && v.names[i] == name[len(prefix):] {
+			return value, true
+		}
+	}
+	return "", false
+}
+
+// EndpointGrant is the grant of HTTP calls: one that obtains a token, and one
+// that refreshes it.
+type EndpointGrant struct {
+	// Name is the grant's type.
+	Name string
+	// Endpoint obtains a token. Required.
+	Endpoint *Endpoint
+	// Params are the grant's own parameters, such as grant_type and username.
+	Params []Param
+	// RefreshEndpoint refreshes it; nil: it cannot be refreshed.
+	RefreshEndpoint *Endpoint
+	// Person: a token cannot be had without a person. Exchange, or a seed,
+	// brings the first.
+	Person bool
+	// RedirectURI is sent with a code (RFC 6749, section 4.1.3).
+	RedirectURI Template
+	// RefreshToken is the seed.
+	RefreshToken Secret
+	// User is part of the identity, where the grant names one user.
+	User string
+}
+
+// Type implements [Grant].
+func (g *EndpointGrant) Type() string { return g.Name }
+
+// NeedsPerson implements [Grant].
+func (g *EndpointGrant) NeedsPerson() bool { return g.Person }
+
+// Seed implements [Grant].
+func (g *EndpointGrant) Seed() Secret { return g.RefreshToken }
+
+// SameEndpoint implements [Grant].
+func (g *EndpointGrant) SameEndpoint() bool {
+	return g.RefreshEndpoint == nil || g.RefreshEndpoint.URL.text() == g.Endpoint.URL.text()
+}
+
+// Identity implements [Grant].
+func (g *EndpointGrant) Identity() []string {
+	seed := ""
+	if !g.RefreshToken.Empty() {
+		seed = hashParts("seed", g.RefreshToken.Reveal())
+	}
+	return []string{g.Name, g.Endpoint.URL.text(), g.Endpoint.Client.ID.text(), g.User, seed}
+}
+
+// Token implements [Grant].
+func (g *EndpointGrant) Token(ctx context.Context, v Vars) (*Answer, error) {
+	return g.Endpoint.Call(ctx, g.Name, g.Params, v)
+}
+
+// Refresh implements [Grant].
+func (g *EndpointGrant) Refresh(ctx context.Context, v Vars, refreshToken Secret) (*Answer, error) {
+	if g.RefreshEndpoint == nil {
+		return nil, errors.ErrUnsupported
+	}
+	return g.RefreshEndpoint.Call(ctx, callRefresh, []Param{
+		{Name: "grant_type", Value: Literal(callRefresh)},
+		{Name: "refresh_token", Value: Literal(refreshToken.Reveal()), Secret: true},
+	}, v)
+}
+
+// Exchange implements [CodeGrant].
+func (g *EndpointGrant) Exchange(ctx context.Context, v Vars, c Code) (*Answer, error) {
+	if !g.Person {
+		return nil, errors.ErrUnsupported
+	}
+	params := append([]Param{}, g.Params...)
+	params = append(params, Param{Name: "code", Value: Literal(c.Code.Reveal()), Secret: true})
+	if !g.RedirectURI.IsZero() {
+		params = append(params, Param{Name: "redirect_uri", Value: g.RedirectURI})
+	}
+	if !c.Verifier.Empty() {
+		params = append(params, Param{Name: "code_verifier", Value: Literal(c.Verifier.Reveal()), Secret: true})
+	}
+	return g.Endpoint.Call(ctx, g.Name, params, v)
+}
+
+const callRefresh = "refresh_token"
+
+// Interface guard
+var _ CodeGrant = (*EndpointGrant)(nil)

@@ -1,0 +1,52 @@
+package tokensource
+
+import (
+	"context"
+	"time"
+)
+
+// Observer is told what a source does. It must not block, and must not call
+// the source.
+type Observer interface {
+	// Renewing is called when a renewal begins, with the context of the request
+	// that started it, or a background context. The context that it returns
+	// goes to the token calls; the function is called once, at the end.
+	Renewing(ctx context.Context, r Renewal) (context.Context, func(Outcome))
+}
+
+// Reason is why a renewal runs.
+type Reason string
+
+// The reasons.
+const (
+	ReasonFirst   Reason = "first"   // no token yet
+	ReasonAhead   Reason = "ahead"   // the token is due
+	ReasonExpired Reason = "expired" // the token is dead
+	ReasonRefused Reason = "refused" // the API refused the token
+	ReasonCode    Reason = "code"    // an authorization code arrived
+)
+
+// Renewal describes a renewal that begins.
+type Renewal struct {
+	Source string
+	Grant  string
+	Reason Reason
+}
+
+// Outcome describes how a renewal ended.
+type Outcome struct {
+	// Via is how the token came: grant, refresh_token or store; empty when none did.
+	Via string
+	// Err is nil for a renewal that brought a token.
+	Err error
+	// Took is the time that it took.
+	Took time.Duration
+	// Expiry is the new token's, zero for never or none.
+	Expiry time.Time
+}
+
+type noObserver struct{}
+
+func (noObserver) Renewing(ctx context.Context, _ Renewal) (context.Context, func(Outcome)) {
+	return ctx, func(Outcome) {}
+}

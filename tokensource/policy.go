@@ -1,0 +1,130 @@
+package tokensource
+
+import (
+	"math/rand/v2"
+	"time"
+)
+
+// The policy of a token's life: pure functions of the time and the token, so
+// that they are tested by table. Nothing here waits, locks or calls.
+
+type state int
+
+const (
+	expired state = iota // also: there is no token
+	due
+	fresh
+)
+
+// before compares by both clocks. The monotonic one stands still while the
+// host is suspended and the wall clock may jump, so a moment has passed when
+// either says so: too early costs one renewal, too late a refused request.
+func before(now, moment time.Time) bool {
+	return now.Before(moment) && now.UnixNano() < moment.UnixNano()
+}
+
+func stateAt(now time.Time, t *Token) state {
+	switch {
+	case t == nil:
+		return expired
+	case t.due.IsZero() || before(now, t.due):
+		return fresh
+	case t.expiry.IsZero() || before(now, t.expiry):
+		return due
+	}
+	return expired
+}
+
+// Lifetime says how long a token is believed to live.
+type Lifetime struct {
+	// Default is assumed when the answer does not say. Default: 1h.
+	Default time.Duration
+	// Max caps what an answer says. Default: no cap.
+	Max time.Duration
+	// Forever: tokens never expire, whatever the answer says.
+	Forever bool
+}
+
+// RefreshAhead says how long before its expiry a token is renewed: a fraction
+// of its lifetime, but no more than Max.
+type RefreshAhead struct {
+	Fraction float64       // Default: 0.2
+	Max      time.Duration // Default: 5m
+}
+
+// absurdLifetime is where an answer stops being believed: an epoch taken for
+// seconds, 1e18, a typing error. Ten years.
+const absurdLifetime = 10 * 365 * 24 * time.Hour
+
+// expiryOf returns how long a token lives, 0 meaning for ever.
+func expiryOf(said time.Duration, l Lifetime) time.Duration {
+	if l.Forever {
+		return 0
+	}
+	if said <= 0 || said > absurdLifetime {
+		said = l.Default
+	}
+	if l.Max > 0 && said > l.Max {
+		said = l.Max
+	}
+	return said
+}
+
+// jitterAhead is by how much of itself the margin grows at random, so that a
+// fleet which got its tokens at once does not renew them at once.
+const jitterAhead = 0.25
+
+// aheadOf returns how long before the expiry renewal begins, for a random
+// number of [0, 1).
+func aheadOf(lifetime time.Duration, ra RefreshAhead, random float64) time.Duration {
+	ahead := time.Duration(float64(lifetime) * ra.Fraction)
+	if ra.Max > 0 && ahead > ra.Max {
+		ahead = ra.Max
+	}
+	ahead += time.Duration(float64(ahead) * jitterAhead * random)
+	return min(ahead, lifetime)
+}
+
+// live sets the token's moments.
+func (t *Token) live(now time.Time, lifetime time.Duration, ra RefreshAhead, random float64) {
+	t.issued = now
+	if lifetime <= 0 {
+		return
+	}
+	t.expiry = now.Add(lifetime)
+	t.due = t.expiry.Add(-aheadOf(lifetime, ra, random))
+}
+
+// nextWake returns how long a timer sleeps until the token is due; ok is
+// false when it never is.
+func nextWake(now time.Time, t *Token) (time.Duration, bool) {
+	if t == nil || t.due.IsZero() {
+		return 0, false
+	}
+	return max(t.due.Sub(now), 0), true
+}
+
+const (
+	backoffBase = time.Second
+	backoffMax  = 5 * time.Minute
+	// backoffMin keeps full jitter from drawing no wait at all.
+	backoffMin = 50 * time.Millisecond
+	// retryAfterMax caps Retry-After: a provider once said 10^9 seconds.
+	retryAfterMax = 5 * time.Minute
+)
+
+// retryAfter returns how long to wait after the attempt-th failure in a row
+// (from 1): what the provider asks for, or exponential back-off with full
+// jitter, for a random number of [0, 1).
+func retryAfter(asked time.Duration, attempt int, random float64) time.Duration {
+	if asked > 0 {
+		return min(asked, retryAfterMax)
+	}
+	ceiling := backoffMax
+	if attempt < 10 { // 2^9 s is past the maximum
+		ceiling = min(backoffBase<<(attempt-1), backoffMax)
+	}
+	return max(time.Duration(random*float64(ceiling)), backoffMin)
+}
+
+func random() float64 { return rand.Float64() }

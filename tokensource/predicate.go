@@ -1,0 +1,137 @@
+package tokensource
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Predicate is one thing that can be said of an answer: its status, a header,
+// or a member of its JSON body. Exactly one of Status, Header and JSON is
+// set. The same predicates judge token endpoints and APIs.
+type Predicate struct {
+	// Status: the answer's status is one of these.
+	Status []int `json:"status,omitempty"`
+	// Header: a header of this name has a value that matches one of Values.
+	Header string `json:"header,omitempty"`
+	// JSON: the member at this path matches one of Values. An array index may
+	// stand for a name; a backslash takes a dot as it is.
+	JSON string `json:"json,omitempty"`
+	// Values are patterns, compared without regard to case; * stands for any
+	// text. None: the header or member is there, and neither empty nor null.
+	Values []string `json:"values,omitempty"`
+}
+
+// Matches reports whether the predicate holds. body is the decoded JSON body,
+// nil when there is none.
+func (p Predicate) Matches(status int, header http.Header, body any) bool {
+	switch {
+	case len(p.Status) > 0:
+		return slices.Contains(p.Status, status)
+	case p.Header != "":
+		return slices.ContainsFunc(header.Values(p.Header), p.matchesText)
+	case p.JSON != "":
+		value, ok := lookupPath(body, p.JSON)
+		if !ok || value == nil {
+			return false
+		}
+		text, scalar := scalarText(value)
+		if !scalar {
+			return len(p.Values) == 0
+		}
+		return p.matchesText(text)
+	}
+	return false
+}
+
+// AnyMatches reports whether one of the predicates holds.
+func AnyMatches(ps []Predicate, status int, header http.Header, body any) bool {
+	return slices.ContainsFunc(ps, func(p Predicate) bool { return p.Matches(status, header, body) })
+}
+
+func (p Predicate) matchesText(text string) bool {
+	if len(p.Values) == 0 {
+		return text != ""
+	}
+	return slices.ContainsFunc(p.Values, func(pattern string) bool {
+		return wildcard(strings.ToLower(pattern), strings.ToLower(text))
+	})
+}
+
+// wildcard reports whether text matches a pattern in which * is any text.
+func wildcard(pattern, text string) bool {
+	pieces := strings.Split(pattern, "*")
+	if len(pieces) == 1 {
+		return pattern == text
+	}
+	if !strings.HasPrefix(text, pieces[0]) {
+		return false
+	}
+	text = text[len(pieces[0]):]
+	last := pieces[len(pieces)-1]
+	for _, piece := range pieces[1 : len(pieces)-1] {
+		i := strings.Index(text, piece)
+		if i < 0 {
+			return false
+		}
+		text = text[i+len(piece):]
+	}
+	return strings.HasSuffix(text, last)
+}
+
+// DecodeJSON decodes one JSON document, numbers kept as written; nil when it
+// is not one.
+func DecodeJSON(body []byte) any {
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.UseNumber()
+	var v any
+	if d.Decode(&v) != nil || d.More() {
+		return nil
+	}
+	return v
+}
+
+// lookupPath finds a member by its dotted path. A name that itself holds dots
+// is found too.
+func lookupPath(v any, path string) (any, bool) {
+	if object, ok := v.(map[string]any); ok {
+		if value, ok := object[path]; ok {
+			return value, true
+		}
+	}
+	for _, name := range splitPath(path) {
+		switch node := v.(type) {
+		case map[string]any:
+			value, ok := node[name]
+			if !ok {
+				return nil, false
+			}
+			v = value
+		case []any:
+			i, err := strconv.Atoi(name)
+			if err != nil || i < 0 || i >= len(node) {
+				return nil, false
+			}
+			v = node[i]
+		default:
+			return nil, false
+		}
+	}
+	return v, true
+}
+
+// scalarText is a scalar as text; false for objects, arrays and null.
+func scalarText(v any) (string, bool) {
+	switch v := v.(type) {
+	case string:
+		return v, true
+	case json.Number:
+		return v.String(), true
+	case bool:
+		return strconv.FormatBool(v), true
+	}
+	return "", false
+}

@@ -1,0 +1,294 @@
+package tokensource
+
+import (
+	"errors"
+	"mime"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Format is how an answer is written.
+type Format string
+
+// The formats.
+const (
+	FormatAuto Format = "auto" // JSON or form, by looking
+	FormatJSON Format = "json"
+	FormatForm Format = "form"
+	FormatText Format = "text" // the whole body is the token
+)
+
+// Response says how an endpoint's answers read. Its zero value is RFC 6749,
+// section 5, taken with tolerance: the content type is not trusted.
+type Response struct {
+	// Format. Default: FormatAuto.
+	Format Format
+	// Status lists the statuses that an answer with a token may have.
+	// Default: any 2xx.
+	Status []int
+	// AccessToken and RefreshToken are paths, the first that is there wins;
+	// "header:NAME" reads a header. Default: access_token, refresh_token.
+	AccessToken  []string
+	RefreshToken []string
+	// ExpiresIn is a path like those, ExpiryKind what it counts.
+	// Default: expires_in, ExpiryAuto.
+	ExpiresIn  []string
+	ExpiryKind ExpiryKind
+	// ErrorWhen marks an answer as an error, whatever its status.
+	ErrorWhen []Predicate
+	// Permanent and Throttled say what an error means, before the defaults of
+	// [Response.classOf] do.
+	Permanent []Predicate
+	Throttled []Predicate
+}
+
+var (
+	errNotAnswer = errors.New("the answer is not readable as a token answer")
+	errNoToken   = errors.New("the answer has no access token")
+	errBadToken  = errors.New("the answer's token has characters that must not go into a header")
+	errErrorWhen = errors.New("the answer is an error by error_when")
+	errRedirect  = errors.New("the answer is a redirect, which is not followed: expected the token endpoint itself")
+)
+
+// read judges an answer. fail is filled in and returned when it brings no token.
+func (r *Response) read(fail *EndpointError, res *http.Response, body []byte, secrets []string) (*Answer, error) {
+	doc := r.parse(res, body)
+	isError := AnyMatches(r.ErrorWhen, res.StatusCode, res.Header, doc)
+	if r.accepts(res.StatusCode) && !isError {
+		answer, err := r.answer(res, body, doc)
+		if err == nil {
+			return answer, nil
+		}
+		fail.Err = err
+	}
+	fail.Code = errorCode(doc, secrets)
+	fail.Class = r.classOf(res, doc, fail.Code)
+	fail.RetryAfter = parseRetryAfter(res.Header.Get("Retry-After"), time.Now())
+	switch {
+	case isError:
+		fail.Err = errErrorWhen
+	case res.StatusCode >= 300 && res.StatusCode < 400:
+		fail.Err = errRedirect
+	}
+	return nil, fail
+}
+
+func (r *Response) accepts(status int) bool {
+	if len(r.Status) > 0 {
+		return slices.Contains(r.Status, status)
+	}
+	return status >= 200 && status < 300
+}
+
+// parse reads the body as a document, nil if it is none.
+func (r *Response) parse(res *http.Response, body []byte) any {
+	if r.Format != FormatForm && r.Format != FormatText {
+		if doc := DecodeJSON(body); doc != nil || r.Format == FormatJSON {
+			return doc
+		}
+	}
+	if r.Format == FormatText {
+		return nil
+	}
+	text := strings.TrimSpace(string(body))
+	mediaType, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type"))
+	formLike := mediaType == "application/x-www-form-urlencoded" ||
+		(strings.Contains(text, "=") && !strings.ContainsAny(text, "<>{}\n "))
+	if r.Format != FormatForm && !formLike {
+		return nil
+	}
+	values, err := url.ParseQuery(text)
+	if err != nil || len(values) == 0 {
+		return nil
+	}
+	doc := make(map[string]any, len(values))
+	for name, v := range values {
+		doc[name] = v[0]
+	}
+	return doc
+}
+
+// answer takes the token and what comes with it out of a document.
+func (r *Response) answer(res *http.Response, body []byte, doc any) (*Answer, error) {
+	a := &Answer{}
+	var access string
+	switch {
+	case r.Format == FormatText:
+		access = strings.TrimSpace(string(body))
+	case doc == nil && !r.headersOnly():
+		return nil, errNotAnswer
+	default:
+		access = r.first(r.AccessToken, "access_token", res.Header, doc)
+	}
+	if access == "" {
+		return nil, errNoToken
+	}
+	if !injectable(access) {
+		return nil, errBadToken
+	}
+	a.AccessToken = Secret{access}
+	a.RefreshToken = Secret{r.first(r.RefreshToken, "refresh_token", res.Header, doc)}
+	a.TokenType = r.first(nil, "token_type", nil, doc)
+	a.Lifetime = r.lifetime(res.Header, doc, access)
+	a.Fields = r.fields(doc)
+	return a, nil
+}
+
+const headerPath = "header:"
+
+func (r *Response) headersOnly() bool {
+	return len(r.AccessToken) > 0 && !slices.ContainsFunc(r.AccessToken, func(p string) bool {
+		return !strings.HasPrefix(p, headerPath)
+	})
+}
+
+// first returns the first value that is there and not empty.
+func (r *Response) first(paths []string, otherwise string, header http.Header, doc any) string {
+	if len(paths) == 0 {
+		paths = []string{otherwise}
+	}
+	for _, path := range paths {
+		if name, ok := strings.CutPrefix(path, headerPath); ok {
+			if value := header.Get(name); value != "" {
+				return value
+			}
+			continue
+		}
+		value, _ := lookupPath(doc, path)
+		if text, _ := scalarText(value); text != "" {
+			return text
+		}
+	}
+	return ""
+}
+
+func (r *Response) lifetime(header http.Header, doc any, access string) time.Duration {
+	now := time.Now()
+	switch r.ExpiryKind {
+	case ExpiryJWT:
+		return jwtExpiry(access, now)
+	case ExpiryNever:
+		return 0
+	}
+	return parseExpiry(r.ExpiryKind, r.first(r.ExpiresIn, "expires_in", header, doc), now)
+}
+
+// What is kept of an answer's other members.
+const (
+	maxFields    = 16
+	maxFieldSize = 1 << 10
+)
+
+// fields lists the scalar members, so that headers and URLs can be made of
+// them. The tokens themselves are not among them.
+func (r *Response) fields(doc any) []Field {
+	skip := []string{"access_token", "refresh_token", "id_token", "expires_in", "token_type"}
+	skip = append(skip, r.AccessToken...)
+	skip = append(skip, r.RefreshToken...)
+	skip = append(skip, r.ExpiresIn...)
+	var fields []Field
+	var walk func(prefix string, v any)
+	walk = func(prefix string, v any) {
+		object, ok := v.(map[string]any)
+		if !ok {
+			return
+		}
+		for _, name := range sortedNames(object) {
+			path := prefix + name
+			if slices.Contains(skip, path) || len(fields) == maxFields {
+				continue
+			}
+			if text, ok := scalarText(object[name]); ok && len(text) <= maxFieldSize {
+				fields = append(fields, Field{path, text})
+			}
+			walk(path+".", object[name])
+		}
+	}
+	walk("", doc)
+	return slices.Clip(fields)
+}
+
+func sortedNames(object map[string]any) []string {
+	names := make([]string, 0, len(object))
+	for name := range object {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Error codes by what they mean (RFC 6749, sections 4.1.2.1 and 5.2; RFC
+// 8628, section 3.5). Gitea says unauthorized_client, Dex and Hydra
+// invalid_request, of a refresh token that was used before.
+var (
+	permanentCodes = []string{
+		"invalid_grant", "invalid_client", "unauthorized_client", "invalid_request", "invalid_scope",
+		"unsupported_grant_type", "unsupported_response_type", "access_denied", "expired_token", "invalid_target",
+	}
+	throttleCodes  = []string{"slow_down", "too_many_requests", "rate_limit_exceeded"}
+	transientCodes = []string{"server_error", "temporarily_unavailable"}
+)
+
+// classOf says what an error means: by the settings, else by its code, else
+// by its status. An unknown refusal is taken for transient: back-off makes
+// that cheap, and a permanent one that is not would be an outage.
+func (r *Response) classOf(res *http.Response, doc any, code string) Class {
+	status := res.StatusCode
+	switch {
+	case AnyMatches(r.Throttled, status, res.Header, doc):
+		return Throttled
+	case AnyMatches(r.Permanent, status, res.Header, doc):
+		return Permanent
+	case status == http.StatusTooManyRequests, slices.Contains(throttleCodes, code):
+		return Throttled
+	case status >= 500, slices.Contains(transientCodes, code):
+		return Transient
+	case slices.Contains(permanentCodes, code):
+		return Permanent
+	case status >= 400 && res.Header.Get("Retry-After") != "":
+		return Throttled
+	case status == http.StatusUnauthorized: // invalid_client, RFC 6749, section 5.2
+		return Permanent
+	}
+	return Transient
+}
+
+var codeForm = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.:-]{0,63}$`)
+
+// errorCode finds the error code of an answer, if it looks like one and holds
+// nothing that was sent: an endpoint may echo.
+func errorCode(doc any, secrets []string) string {
+	for _, path := range []string{"error", "error.code", "errorCode", "code"} {
+		value, _ := lookupPath(doc, path)
+		code, ok := scalarText(value)
+		if !ok || !codeForm.MatchString(code) {
+			continue
+		}
+		if slices.ContainsFunc(secrets, func(s string) bool { return strings.Contains(code, s) || strings.Contains(s, code) }) {
+			return ""
+		}
+		return code
+	}
+	return ""
+}
+
+// parseRetryAfter reads Retry-After in either form (RFC 9110, section
+// 10.2.3); 0 when it says nothing. It is not capped.
+func parseRetryAfter(text string, now time.Time) time.Duration {
+	text = strings.TrimSpace(text)
+	if seconds, err := strconv.ParseFloat(text, 64); err == nil {
+		if seconds > retryAfterMax.Seconds() {
+			return retryAfterMax
+		}
+		return max(time.Duration(seconds*float64(time.Second)), 0)
+	}
+	if t, err := http.ParseTime(text); err == nil {
+		return max(t.Sub(now), 0)
+	}
+	return 0
+}

@@ -1,0 +1,244 @@
+package tokensource
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/oauth2"
+)
+
+// Config configures a [Source].
+type Config struct {
+	// Name names the source in logs, metrics and spans, and is part of the
+	// names of its records. Required.
+	Name string
+	// Grant obtains the tokens. Required.
+	Grant Grant
+	// KeyNames are the names of a [Key]'s values; none for a source with one
+	// token.
+	KeyNames []string
+
+	// Lifetime is for answers that do not say how long the token lives.
+	Lifetime Lifetime
+	// RefreshAhead is how long before its expiry a token is renewed.
+	RefreshAhead RefreshAhead
+	// Grace is how long past its expiry a token still serves while renewals
+	// fail. Default: 0.
+	Grace time.Duration
+	// MinInterval is the least time between forced renewals of one token.
+	// Default: 1s.
+	MinInterval time.Duration
+	// Patience is how long a caller without a usable token waits through failed
+	// attempts for one that succeeds, before it is told. Default: 5s; negative:
+	// not at all.
+	Patience time.Duration
+	// RenewalTimeout bounds one renewal, all its calls together. Default: 1m.
+	RenewalTimeout time.Duration
+	// MaxKeys bounds the tokens in memory. Default: 100000.
+	MaxKeys int
+	// Breaker is the token endpoint's.
+	Breaker BreakerSettings
+
+	// Store keeps tokens across restarts. Default: none.
+	Store Store
+	// Observer is told of renewals. Default: none.
+	Observer Observer
+	// Logger. Default: discards.
+	Logger *slog.Logger
+}
+
+func (c *Config) setDefaults() {
+	setDefault(&c.Lifetime.Default, time.Hour)
+	setDefault(&c.RefreshAhead.Fraction, 0.2)
+	setDefault(&c.RefreshAhead.Max, 5*time.Minute)
+	setDefault(&c.MinInterval, time.Second)
+	setDefault(&c.Patience, 5*time.Second)
+	setDefault(&c.RenewalTimeout, time.Minute)
+	setDefault(&c.MaxKeys, 100_000)
+	c.Breaker.SetDefaults()
+	if c.Observer == nil {
+		c.Observer = noObserver{}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+// SetDefaults fills in what is not set.
+func (b *BreakerSettings) SetDefaults() {
+	setDefault(&b.TripAfter, 5)
+	setDefault(&b.OpenFor, 30*time.Second)
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// Source hands out tokens and keeps them alive. It is safe for concurrent
+// use. Close it when it is no longer needed.
+type Source struct {
+	cfg          Config
+	log          *slog.Logger
+	recordPrefix string
+	breaker      *Breaker
+
+	single  *entry // of a source without keys
+	entries *entries
+
+	// throttledUntil holds back every key (Unix nanoseconds): the endpoint
+	// throttles the client, not the user.
+	throttledUntil atomic.Int64
+
+	// life ends with Close; renewals take their context from it, not from the
+	// request that started them.
+	life    context.Context
+	end     context.CancelFunc
+	flights sync.WaitGroup
+	mu      sync.Mutex // closed against flights.Add
+	closed  bool
+}
+
+// New makes a source. It calls nobody: the first token is obtained when it is
+// first wanted.
+func New(cfg Config) (*Source, error) {
+	if cfg.Name == "" {
+		return nil, errors.New("token source: Name is required")
+	}
+	if cfg.Grant == nil {
+		return nil, fmt.Errorf("token source %s: Grant is required", cfg.Name)
+	}
+	cfg.setDefaults()
+	s := &Source{
+		cfg:          cfg,
+		log:          cfg.Logger,
+		recordPrefix: hashParts(append([]string{cfg.Name}, cfg.Grant.Identity()...)...),
+		breaker:      NewBreaker(cfg.Breaker),
+	}
+	s.life, s.end = context.WithCancel(context.Background())
+	if len(cfg.KeyNames) == 0 {
+		s.single = &entry{}
+	} else {
+		s.entries = newEntries(cfg.MaxKeys, cfg.Store == nil && cfg.Grant.NeedsPerson())
+	}
+	return s, nil
+}
+
+// Name returns the source's name.
+func (s *Source) Name() string { return s.cfg.Name }
+
+// KeyNames returns the names of the key's values.
+func (s *Source) KeyNames() []string { return s.cfg.KeyNames }
+
+// GrantType returns the grant's type.
+func (s *Source) GrantType() string { return s.cfg.Grant.Type() }
+
+// CanRenew reports whether a refused token of this source can be replaced
+// without a person.
+func (s *Source) CanRenew(t *Token) bool {
+	return t.refresh != "" || !s.cfg.Grant.NeedsPerson()
+}
+
+// Token returns a usable token for the key. It returns at once with a fresh
+// token; else as the package's comment says. The error is ctx's own, or wraps
+// one of ErrAuthorizationRequired, ErrUnavailable, ErrRefused, ErrBreakerOpen
+// and ErrClosed.
+func (s *Source) Token(ctx context.Context, k Key) (*Token, error) {
+	now := time.Now()
+	e := s.entry(k, now)
+	if t := e.cur.Load(); t != nil && stateAt(now, t) == fresh {
+		return t, nil
+	}
+	return s.await(ctx, e)
+}
+
+// entry returns the key's entry, made if it is new.
+func (s *Source) entry(k Key, now time.Time) *entry {
+	if s.single != nil {
+		return s.single
+	}
+	return s.entries.get(k, now)
+}
+
+// TokenSource returns the key's tokens as an [oauth2.TokenSource], each call
+// bounded by ctx. Do not wrap it in [oauth2.ReuseTokenSource]: it reuses by
+// itself, and knows more.
+func (s *Source) TokenSource(ctx context.Context, k Key) oauth2.TokenSource {
+	return tokenSourceFunc(func() (*oauth2.Token, error) {
+		t, err := s.Token(ctx, k)
+		if err != nil {
+			return nil, err
+		}
+		return t.OAuth2(), nil
+	})
+}
+
+type tokenSourceFunc func() (*oauth2.Token, error)
+
+func (f tokenSourceFunc) Token() (*oauth2.Token, error) { return f() }
+
+// Breaker returns the token endpoint's breaker's state.
+func (s *Source) Breaker() BreakerState { return s.breaker.State() }
+
+// Stats are what can be counted of a source.
+type Stats struct {
+	// Tokens in memory that are not expired.
+	Tokens int
+	// Expiry is the earliest expiry of those; zero: none expires.
+	Expiry time.Time
+}
+
+// Stats counts. It looks at every key.
+func (s *Source) Stats() Stats {
+	var st Stats
+	now := time.Now()
+	count := func(e *entry) {
+		e.mu.Lock()
+		t := e.tok
+		e.mu.Unlock()
+		if stateAt(now, t) == expired {
+			return
+		}
+		st.Tokens++
+		if !t.expiry.IsZero() && (st.Expiry.IsZero() || t.expiry.Before(st.Expiry)) {
+			st.Expiry = t.expiry
+		}
+	}
+	if s.single != nil {
+		count(s.single)
+	} else {
+		s.entries.each(count)
+	}
+	return st
+}
+
+// Close ends the source: timers stop and no renewal begins. A renewal in
+// flight is finished and written, no longer than ctx: a refresh token may
+// hang on its answer.
+func (s *Source) Close(ctx context.Context) error {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	if s.single != nil {
+		s.single.stopTimer()
+	}
+	done := make(chan struct{})
+	go func() {
+		s.flights.Wait()
+		close(done)
+	}()
+	defer s.end()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("token source %s: a renewal was cut off: %w", s.cfg.Name, ctx.Err())
+	}
+}

@@ -1,0 +1,133 @@
+package tokensource
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+)
+
+// Store keeps a source's records. Keys are hexadecimal hashes and a slash;
+// values are opaque.
+type Store interface {
+	// Load returns the value under key; an error that is [fs.ErrNotExist] says
+	// that there is none.
+	Load(ctx context.Context, key string) ([]byte, error)
+	// Save writes the value durably: it is called before the token is used.
+	Save(ctx context.Context, key string, value []byte) error
+}
+
+// recordVersion is the format that this release writes.
+const recordVersion = 1
+
+// record is a token as it is stored. Fields of later formats go behind a new
+// version, so that an older release can tell that it must keep its hands off.
+type record struct {
+	Version      int       `json:"version"`
+	Generation   uint64    `json:"generation"`
+	AccessToken  string    `json:"access_token"`
+	RefreshToken string    `json:"refresh_token,omitempty"`
+	TokenType    string    `json:"token_type,omitempty"`
+	Issued       time.Time `json:"issued"`
+	Due          time.Time `json:"due,omitzero"`
+	Expiry       time.Time `json:"expiry,omitzero"`
+	Fields       []Field   `json:"fields,omitempty"`
+}
+
+func (t *Token) record() ([]byte, error) {
+	return json.Marshal(record{
+		Version:      recordVersion,
+		Generation:   t.generation,
+		AccessToken:  t.AccessToken(),
+		RefreshToken: t.refresh,
+		TokenType:    t.tokenType,
+		Issued:       t.issued.UTC(),
+		Due:          t.due.UTC(),
+		Expiry:       t.expiry.UTC(),
+		Fields:       t.fields,
+	})
+}
+
+// errNewerRecord: a later release wrote the record; it is left alone.
+var errNewerRecord = errors.New("the stored token was written by a newer release")
+
+func tokenFromRecord(b []byte, now time.Time) (*Token, error) {
+	var r record
+	if err := json.Unmarshal(b, &r); err != nil {
+		// encoding/json's errors may quote what they read
+		return nil, errors.New("the stored token is not a record")
+	}
+	switch {
+	case r.Version > recordVersion:
+		return nil, fmt.Errorf("%w: version %d, this one reads up to %d", errNewerRecord, r.Version, recordVersion)
+	case r.Version < 1 || r.Generation < 1 || !injectable(r.AccessToken):
+		return nil, errors.New("the stored token is damaged")
+	}
+	t := newToken(r.AccessToken, r.RefreshToken)
+	t.generation, t.tokenType, t.fields = r.Generation, r.TokenType, r.Fields
+	// now carries a monotonic reading and the record does not: adding the
+	// difference gives the moments one.
+	t.issued = now.Add(r.Issued.Sub(now.Round(0)))
+	if !r.Expiry.IsZero() {
+		t.expiry = now.Add(r.Expiry.Sub(now.Round(0)))
+		t.due = now.Add(r.Due.Sub(now.Round(0)))
+	}
+	return t, nil
+}
+
+// recordKey names the record of one key. What the token belongs to (the
+// endpoint, the client) is part of the name: with other settings it is
+// another record, and putting the settings back brings the token back.
+func (s *Source) recordKey(k Key) string {
+	return s.recordPrefix + "/" + hashParts(k.encoded)
+}
+
+// load reads the stored token; nil and no error means that there is none.
+func (s *Source) load(ctx context.Context, k Key) (*Token, error) {
+	if s.cfg.Store == nil {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	b, err := s.cfg.Store.Load(ctx, s.recordKey(k))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the stored token: %w", err)
+	}
+	t, err := tokenFromRecord(b, time.Now())
+	if err == nil {
+		return t, nil
+	}
+	if errors.Is(err, errNewerRecord) {
+		return nil, err
+	}
+	// Set aside, for a person to look at; what follows may overwrite it.
+	s.log.Error("stored token set aside", "source", s.cfg.Name, "key", k.String(), "error", err)
+	if err := s.cfg.Store.Save(ctx, s.recordKey(k)+".corrupt", b); err != nil {
+		return nil, fmt.Errorf("setting a damaged record aside: %w", err)
+	}
+	return nil, nil
+}
+
+func (s *Source) save(ctx context.Context, k Key, t *Token) error {
+	if s.cfg.Store == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	b, err := t.record()
+	if err != nil {
+		return fmt.Errorf("writing the token: %w", err)
+	}
+	if err := s.cfg.Store.Save(ctx, s.recordKey(k), b); err != nil {
+		return fmt.Errorf("writing the token: %w", err)
+	}
+	return nil
+}
+
+// storeTimeout bounds one call of the store within a renewal.
+const storeTimeout = 10 * time.Second

@@ -1,0 +1,128 @@
+package tokensource
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Template is text with variables in braces, such as "Bearer {token}" or
+// "{key.user}". A backslash before a brace takes it as it is. The zero
+// Template is empty text.
+type Template struct{ parts []templatePart }
+
+type templatePart struct {
+	literal  string
+	variable string // when not empty, the part is this variable
+}
+
+// ParseTemplate reads a template. A brace that is never closed is an error.
+func ParseTemplate(text string) (Template, error) {
+	var t Template
+	var literal strings.Builder
+	flush := func() {
+		if literal.Len() > 0 {
+			t.parts = append(t.parts, templatePart{literal: literal.String()})
+			literal.Reset()
+		}
+	}
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; {
+		case c == '\\' && i+1 < len(text) && (text[i+1] == '{' || text[i+1] == '}'):
+			i++
+			literal.WriteByte(text[i])
+		case c == '{':
+			end := strings.IndexByte(text[i:], '}')
+			if end < 0 {
+				return Template{}, fmt.Errorf("placeholder %q is never closed: expected }", text[i:])
+			}
+			if end == 1 {
+				return Template{}, fmt.Errorf("an empty placeholder {} in %q", text)
+			}
+			flush()
+			t.parts = append(t.parts, templatePart{variable: text[i+1 : i+end]})
+			i += end
+		default:
+			literal.WriteByte(c)
+		}
+	}
+	flush()
+	return t, nil
+}
+
+// Literal makes a template of text in which braces mean nothing.
+func Literal(text string) Template {
+	if text == "" {
+		return Template{}
+	}
+	return Template{parts: []templatePart{{literal: text}}}
+}
+
+// IsZero reports whether t is empty text.
+func (t Template) IsZero() bool { return len(t.parts) == 0 }
+
+// Variables lists the variables in t, in order, each once.
+func (t Template) Variables() []string {
+	var names []string
+	for _, p := range t.parts {
+		if p.variable != "" && !slices.Contains(names, p.variable) {
+			names = append(names, p.variable)
+		}
+	}
+	return names
+}
+
+// Resolve replaces by text the variables for which known says so, and leaves
+// the others. Text that it puts in is never read as a template again: a
+// secret may hold braces.
+func (t Template) Resolve(known func(name string) (text string, ok bool, err error)) (Template, error) {
+	var out Template
+	for _, p := range t.parts {
+		if p.variable != "" {
+			text, ok, err := known(p.variable)
+			if err != nil {
+				return Template{}, err
+			}
+			if ok {
+				p = templatePart{literal: text}
+			}
+		}
+		out.parts = append(out.parts, p)
+	}
+	return out, nil
+}
+
+// Expand returns the text with every variable replaced. A variable that
+// lookup does not know is an error.
+func (t Template) Expand(lookup func(name string) (string, bool)) (string, error) {
+	if len(t.parts) == 1 && t.parts[0].variable == "" {
+		return t.parts[0].literal, nil
+	}
+	var b strings.Builder
+	for _, p := range t.parts {
+		if p.variable == "" {
+			b.WriteString(p.literal)
+			continue
+		}
+		text, ok := lookup(p.variable)
+		if !ok {
+			return "", fmt.Errorf("{%s} has no value", p.variable)
+		}
+		b.WriteString(text)
+	}
+	return b.String(), nil
+}
+
+// text is the template without its variables' values: an identity for
+// settings that hold only constants.
+func (t Template) text() string {
+	var b strings.Builder
+	for _, p := range t.parts {
+		if p.variable != "" {
+			b.WriteString("{" + p.variable + "}")
+		} else {
+			b.WriteString(p.literal)
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,126 @@
+package tokensource
+
+import (
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/oauth2"
+)
+
+// Answer is what a token endpoint said, read but not yet judged.
+type Answer struct {
+	AccessToken  Secret
+	RefreshToken Secret // empty: none was given
+	TokenType    string
+	// Lifetime is how long the token lives from now; zero when the answer said
+	// nothing usable about it.
+	Lifetime time.Duration
+	// Fields are the answer's other scalar members by their dotted paths.
+	Fields []Field
+}
+
+// Field is one named value of an answer.
+type Field struct{ Name, Value string }
+
+// Token is one issued access token. It is immutable, shared by all who use
+// it, and prints as a placeholder.
+type Token struct {
+	// authorization is "Bearer " and the token; access is its tail, so that a
+	// million tokens are not held twice.
+	authorization string
+	refresh       string
+	tokenType     string
+	fields        []Field
+
+	issued time.Time
+	due    time.Time // zero: never
+	expiry time.Time // zero: never
+
+	generation uint64
+	header     [1]string
+	accepted   atomic.Bool
+}
+
+const bearerPrefix = "Bearer "
+
+func newToken(access, refresh string) *Token {
+	t := &Token{authorization: bearerPrefix + access, refresh: refresh}
+	t.header[0] = t.authorization
+	return t
+}
+
+// AccessToken returns the token itself.
+func (t *Token) AccessToken() string { return t.authorization[len(bearerPrefix):] }
+
+// Authorization returns "Bearer " and the token (RFC 6750, section 2.1).
+func (t *Token) Authorization() string { return t.authorization }
+
+// HeaderValue returns [Token.Authorization] as a header's value list. It is
+// shared: do not change it.
+func (t *Token) HeaderValue() []string { return t.header[:1:1] }
+
+// Field returns a scalar member of the answer that the token came in.
+func (t *Token) Field(name string) (string, bool) {
+	for _, f := range t.fields {
+		if f.Name == name {
+			return f.Value, true
+		}
+	}
+	return "", false
+}
+
+// Expiry is when the token dies; the zero time means never.
+func (t *Token) Expiry() time.Time { return t.expiry }
+
+// Generation counts the renewals of the stored token, from 1.
+func (t *Token) Generation() uint64 { return t.generation }
+
+// Accepted notes that an API took the token. A token that worked and is then
+// refused was revoked, and a new one will help; of one that never worked
+// there is no reason to think so.
+func (t *Token) Accepted() {
+	if !t.accepted.Load() {
+		t.accepted.Store(true)
+	}
+}
+
+// OAuth2 returns a copy for golang.org/x/oauth2.
+func (t *Token) OAuth2() *oauth2.Token {
+	extra := make(map[string]any, len(t.fields))
+	for _, f := range t.fields {
+		extra[f.Name] = f.Value
+	}
+	tok := &oauth2.Token{
+		AccessToken:  t.AccessToken(),
+		TokenType:    t.tokenType,
+		RefreshToken: t.refresh,
+		Expiry:       t.expiry,
+	}
+	return tok.WithExtra(extra)
+}
+
+// SetAuthHeader sets r's Authorization header, replacing any.
+func (t *Token) SetAuthHeader(r *http.Request) { r.Header["Authorization"] = t.HeaderValue() }
+
+// String never shows the token.
+func (t *Token) String() string { return redacted }
+
+// Format prints a placeholder under every verb.
+func (t *Token) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }
+
+// MarshalText returns a placeholder; encoding/json uses it too.
+func (t *Token) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+
+// LogValue implements [slog.LogValuer].
+func (t *Token) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// injectable reports whether text may go into a header: visible ASCII only
+// (RFC 6750 says less, b64token; real tokens hold more). A line break would
+// let a token endpoint write headers of its own.
+func injectable(text string) bool {
+	return text != "" && strings.IndexFunc(text, func(r rune) bool { return r <= ' ' || r > '~' }) < 0
+}
