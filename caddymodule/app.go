@@ -1,0 +1,161 @@
+package caddymodule
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource"
+)
+
+func init() {
+	caddy.RegisterModule(new(App))
+}
+
+const appName = "token_sources"
+
+// App owns the token sources that sites refer to by name.
+//
+// A source outlives a config reload that leaves its settings alone, with all
+// that it has learned. Its tokens are kept in Caddy's storage, written before
+// they are used, so that a restart does not ask for new ones.
+type App struct {
+	// The sources, by name.
+	Sources map[string]*TokenSource `json:"sources,omitempty"`
+
+	ctx     caddy.Context
+	env     *environment
+	log     *zap.Logger
+	built   map[string]*pooledSource
+	pending []string // names being built, to notice a source that leads back to itself
+	tracing *tracing
+}
+
+// CaddyModule returns the Caddy module information.
+func (*App) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  appName,
+		New: func() caddy.Module { return new(App) },
+	}
+}
+
+// Provision builds the sources, or takes them over from the running config. It
+// calls no provider.
+func (a *App) Provision(ctx caddy.Context) error {
+	a.ctx = ctx
+	a.log = ctx.Logger()
+	a.built = make(map[string]*pooledSource)
+	var err error
+	if a.tracing, err = newTracing(ctx); err != nil {
+		return err
+	}
+	a.env = &environment{storage: ctx.Storage(), log: ctx.Slogger(), observer: newObserver(a.tracing)}
+	for _, name := range slices.Sorted(maps.Keys(a.Sources)) {
+		if err := a.Sources[name].provision(ctx, name); err != nil {
+			return err
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(a.Sources)) {
+		if _, err := a.build(name); err != nil {
+			return err
+		}
+	}
+	registerMetrics(ctx, a)
+	return nil
+}
+
+// Start implements caddy.App. Sources start by themselves, with their first
+// request.
+func (a *App) Start() error { return nil }
+
+// Stop implements caddy.App. Cleanup does the work: what outlives the config
+// is known only then.
+func (a *App) Stop() error { return nil }
+
+// Cleanup lets go of the sources. One that no config uses any more is closed:
+// a renewal in flight is finished first.
+func (a *App) Cleanup() error {
+	var errs []error
+	for _, src := range a.built {
+		src.detach(a.env)
+		if _, err := sourcePool.Delete(src.id); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if a.tracing != nil {
+		errs = append(errs, a.tracing.close())
+	}
+	return errors.Join(errs...)
+}
+
+// source returns a source by name, for those that refer to it.
+func (a *App) source(name string) (*pooledSource, *TokenSource, error) {
+	if _, ok := a.Sources[name]; !ok {
+		return nil, nil, a.noSuchSource(name)
+	}
+	src, err := a.build(name)
+	return src, a.Sources[name], err
+}
+
+func (a *App) noSuchSource(name string) error {
+	if len(a.Sources) == 0 {
+		return fmt.Errorf("no token_source %q: expected one to be defined in the global options", name)
+	}
+	return fmt.Errorf("no token_source %q: expected one of %s", name, strings.Join(slices.Sorted(maps.Keys(a.Sources)), ", "))
+}
+
+// build makes a source, and first those it depends on.
+func (a *App) build(name string) (*pooledSource, error) {
+	if src, ok := a.built[name]; ok {
+		return src, nil
+	}
+	if i := slices.Index(a.pending, name); i >= 0 {
+		return nil, fmt.Errorf("token_source %s leads back to itself: %s: expected a chain that ends",
+			name, strings.Join(append(slices.Clone(a.pending[i:]), name), " -> "))
+	}
+	a.pending = append(a.pending, name)
+	defer func() { a.pending = a.pending[:len(a.pending)-1] }()
+
+	ts := a.Sources[name]
+	r, err := ts.newResolver(name)
+	if err != nil {
+		return nil, ts.Origin.errorf("", "token_source %s: %w", name, err)
+	}
+	gc := &GrantContext{
+		Context: a.ctx, Refresh: ts.Refresh, resolver: r, keyNames: ts.keyNames(),
+		source: func(other string) (*tokensource.Source, error) {
+			if _, ok := a.Sources[other]; !ok {
+				return nil, a.noSuchSource(other)
+			}
+			src, err := a.build(other)
+			if err != nil {
+				return nil, err
+			}
+			fmt.Fprint(r.sum, src.id) // another source behind it makes this one another
+			return src.Source, nil
+		},
+	}
+	g, err := ts.grant.TokenGrant(gc)
+	if err != nil {
+		return nil, fmt.Errorf("token_source %s: %w", name, err)
+	}
+	src, err := takeSource(ts.config(name, g), gc, ts.grant)
+	if err != nil {
+		return nil, ts.Origin.errorf("", "%w", err)
+	}
+	src.attach(a.env)
+	a.built[name] = src
+	return src, nil
+}
+
+// Interface guards
+var (
+	_ caddy.App          = (*App)(nil)
+	_ caddy.Provisioner  = (*App)(nil)
+	_ caddy.CleanerUpper = (*App)(nil)
+)

@@ -1,0 +1,321 @@
+package caddymodule
+
+import (
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"golang.org/x/oauth2"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource"
+)
+
+func init() {
+	caddy.RegisterModule(ClientCredentials{})
+	caddy.RegisterModule(Password{})
+	caddy.RegisterModule(AuthorizationCode{})
+	caddy.RegisterModule(RefreshToken{})
+	caddy.RegisterModule(Request{})
+}
+
+// Grant is a module in the namespace token_sources.grants: a way to obtain
+// tokens, by its settings. Others may add more.
+type Grant interface {
+	caddy.Module
+	// TokenGrant makes the grant for a source. It does no network I/O.
+	TokenGrant(gc *GrantContext) (tokensource.Grant, error)
+}
+
+// GrantContext is what a grant module needs to know of its source.
+type GrantContext struct {
+	caddy.Context
+	// Refresh is the source's refresh block, nil if it has none.
+	Refresh *Endpoint
+
+	resolver *resolver
+	keyNames []string
+	source   func(name string) (*tokensource.Source, error)
+}
+
+// template resolves the placeholders in an option's text.
+func (gc *GrantContext) template(o *Origin, option, text string) (tokensource.Template, error) {
+	t, err := gc.resolver.template(text)
+	if err != nil {
+		return t, o.errorf(option, "%w", err)
+	}
+	return t, nil
+}
+
+// secret resolves an option's text that must be whole by now.
+func (gc *GrantContext) secret(o *Origin, option, text string) (tokensource.Secret, error) {
+	s, err := gc.resolver.plain(text)
+	if err != nil {
+		return tokensource.Secret{}, o.errorf(option, "%w", err)
+	}
+	return tokensource.NewSecret(s), nil
+}
+
+// grant puts a grant's pieces together: its endpoint, its own parameters, and
+// the endpoint that refreshes, which is the refresh block's or else the same.
+func (gc *GrantContext) grant(name string, e *Endpoint, params []tokensource.Param) (*tokensource.EndpointGrant, error) {
+	ep, err := e.build(gc)
+	if err != nil {
+		return nil, err
+	}
+	g := &tokensource.EndpointGrant{Name: name, Endpoint: ep, Params: params}
+	if len(e.Scope) > 0 {
+		scope, err := gc.template(e.Origin, "scope", strings.Join(e.Scope, " "))
+		if err != nil {
+			return nil, err
+		}
+		g.Params = append(g.Params, tokensource.Param{Name: "scope", Value: scope})
+	}
+	refresh := e.refreshing()
+	if gc.Refresh != nil {
+		refresh = gc.Refresh
+		if name != requestGrant {
+			refresh = refresh.inherit(e)
+		}
+	} else if name == requestGrant {
+		return g, nil // a call of its own kind says nothing of where tokens are refreshed
+	}
+	if g.RefreshEndpoint, err = refresh.build(gc); err != nil {
+		return nil, err
+	}
+	return g, nil
+}
+
+// refreshing is the endpoint as a refresh uses it by default: the grant's
+// own further parameters are not a refresh's.
+func (e *Endpoint) refreshing() *Endpoint {
+	out := *e
+	out.Params, out.Scope = nil, nil
+	return &out
+}
+
+func grantType(name string) tokensource.Param {
+	return tokensource.Param{Name: "grant_type", Value: tokensource.Literal(name)}
+}
+
+const requestGrant = "request"
+
+// ClientCredentials obtains a token for the client itself (RFC 6749, section
+// 4.4).
+type ClientCredentials struct {
+	Endpoint
+}
+
+// CaddyModule returns the Caddy module information.
+func (ClientCredentials) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "token_sources.grants.client_credentials",
+		New: func() caddy.Module { return new(ClientCredentials) },
+	}
+}
+
+// TokenGrant implements [Grant].
+func (g *ClientCredentials) TokenGrant(gc *GrantContext) (tokensource.Grant, error) {
+	const name = "client_credentials"
+	return gc.grant(name, &g.Endpoint, []tokensource.Param{grantType(name)})
+}
+
+// Password obtains a token for a user's name and password (RFC 6749, section
+// 4.3).
+type Password struct {
+	Endpoint
+	// The user's name. Required.
+	Username string `json:"username,omitempty"`
+	// The user's password. Required.
+	Password string `json:"password,omitempty"`
+}
+
+// CaddyModule returns the Caddy module information.
+func (Password) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "token_sources.grants.password",
+		New: func() caddy.Module { return new(Password) },
+	}
+}
+
+// TokenGrant implements [Grant].
+func (g *Password) TokenGrant(gc *GrantContext) (tokensource.Grant, error) {
+	const name = "password"
+	if g.Username == "" || g.Password == "" {
+		return nil, g.Origin.errorf("", "grant password: username and password are required")
+	}
+	username, err := gc.template(g.Origin, "username", g.Username)
+	if err != nil {
+		return nil, err
+	}
+	password, err := gc.template(g.Origin, "password", g.Password)
+	if err != nil {
+		return nil, err
+	}
+	grant, err := gc.grant(name, &g.Endpoint, []tokensource.Param{
+		grantType(name),
+		{Name: "username", Value: username},
+		{Name: "password", Value: password, Secret: true},
+	})
+	if err != nil {
+		return nil, err
+	}
+	grant.User, _ = username.Expand(func(name string) (string, bool) { return "{" + name + "}", true })
+	return grant, nil
+}
+
+// AuthorizationCode obtains a token for a code that a person's consent
+// brought (RFC 6749, section 4.1), handed over through the token_login handler.
+type AuthorizationCode struct {
+	Endpoint
+	// Where a person is sent to consent. Without it codes come from elsewhere.
+	AuthURL string `json:"auth_url,omitempty"`
+	// Where the provider sends the person back: token_login's callback, or a
+	// page of the app's.
+	RedirectURI string `json:"redirect_uri,omitempty"`
+	// The provider's issuer identifier: a callback must name it (RFC 9207).
+	Issuer string `json:"issuer,omitempty"`
+	// Further parameters of the authorization request.
+	AuthParams []Param `json:"auth_params,omitempty"`
+}
+
+// CaddyModule returns the Caddy module information.
+func (AuthorizationCode) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "token_sources.grants.authorization_code",
+		New: func() caddy.Module { return new(AuthorizationCode) },
+	}
+}
+
+// TokenGrant implements [Grant].
+func (g *AuthorizationCode) TokenGrant(gc *GrantContext) (tokensource.Grant, error) {
+	const name = "authorization_code"
+	redirectURI, err := gc.template(g.Origin, "redirect_uri", g.RedirectURI)
+	if err != nil {
+		return nil, err
+	}
+	grant, err := gc.grant(name, &g.Endpoint, []tokensource.Param{grantType(name)})
+	if err != nil {
+		return nil, err
+	}
+	// The scope belongs to the authorization request (RFC 6749, section 4.1.3).
+	grant.Params = grant.Params[:1]
+	grant.Person, grant.RedirectURI = true, redirectURI
+	return grant, nil
+}
+
+// authorizer is a grant through which a person can be sent to the provider.
+type authorizer interface {
+	// authorization returns the settings of the authorization request; ok is
+	// false when there is no page to send a person to.
+	authorization(gc *GrantContext) (a *authorization, ok bool, err error)
+}
+
+// authorization is a resolved authorization request.
+type authorization struct {
+	config oauth2.Config
+	issuer string
+	params []oauth2.AuthCodeOption
+}
+
+func (g *AuthorizationCode) authorization(gc *GrantContext) (*authorization, bool, error) {
+	if g.AuthURL == "" {
+		return nil, false, nil
+	}
+	values := make(map[string]string)
+	for _, field := range []struct{ option, text string }{ // in order: what is resolved goes into a sum
+		{"auth_url", g.AuthURL},
+		{"redirect_uri", g.RedirectURI},
+		{"client_id", g.ClientID},
+		{"issuer", g.Issuer},
+		{"scope", strings.Join(g.Scope, " ")},
+	} {
+		value, err := gc.resolver.plain(field.text)
+		if err != nil {
+			return nil, false, g.Origin.errorf(field.option, "%w", err)
+		}
+		values[field.option] = value
+	}
+	if values["redirect_uri"] == "" || values["client_id"] == "" {
+		return nil, false, g.Origin.errorf("auth_url", "needs redirect_uri and client_id")
+	}
+	if err := checkURL(g.Origin, "auth_url", tokensource.Literal(values["auth_url"]), g.AllowHTTP); err != nil {
+		return nil, false, err
+	}
+	a := &authorization{issuer: values["issuer"], config: oauth2.Config{
+		ClientID: values["client_id"], RedirectURL: values["redirect_uri"],
+		Endpoint: oauth2.Endpoint{AuthURL: values["auth_url"]}, Scopes: strings.Fields(values["scope"]),
+	}}
+	for _, p := range g.AuthParams {
+		value, err := gc.resolver.plain(p.Value)
+		if err != nil {
+			return nil, false, g.Origin.errorf("auth_param "+p.Name, "%w", err)
+		}
+		a.params = append(a.params, oauth2.SetAuthURLParam(p.Name, value))
+	}
+	return a, true, nil
+}
+
+// RefreshToken obtains tokens for a refresh token from elsewhere (RFC 6749,
+// section 6), and for those that come in its stead.
+type RefreshToken struct {
+	Endpoint
+	// The first refresh token. Required.
+	Token string `json:"refresh_token,omitempty"`
+}
+
+// CaddyModule returns the Caddy module information.
+func (RefreshToken) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "token_sources.grants.refresh_token",
+		New: func() caddy.Module { return new(RefreshToken) },
+	}
+}
+
+// TokenGrant implements [Grant].
+func (g *RefreshToken) TokenGrant(gc *GrantContext) (tokensource.Grant, error) {
+	if g.Token == "" {
+		return nil, g.Origin.errorf("", "grant refresh_token: refresh_token is required")
+	}
+	seed, err := gc.secret(g.Origin, "refresh_token", g.Token)
+	if err != nil {
+		return nil, err
+	}
+	grant, err := gc.grant("refresh_token", &g.Endpoint, nil)
+	if err != nil {
+		return nil, err
+	}
+	// Here the refresh is the grant: what was configured for it is sent.
+	if gc.Refresh == nil {
+		grant.RefreshEndpoint.Params = append(grant.Params, grant.Endpoint.Params...)
+	}
+	grant.Person, grant.RefreshToken = true, seed
+	return grant, nil
+}
+
+// Request obtains a token by any HTTP call that answers with one. It sends
+// only what it is told to.
+type Request struct {
+	Endpoint
+}
+
+// CaddyModule returns the Caddy module information.
+func (Request) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "token_sources.grants.request",
+		New: func() caddy.Module { return new(Request) },
+	}
+}
+
+// TokenGrant implements [Grant].
+func (g *Request) TokenGrant(gc *GrantContext) (tokensource.Grant, error) {
+	return gc.grant(requestGrant, &g.Endpoint, nil)
+}
+
+// Interface guards
+var (
+	_ Grant      = (*ClientCredentials)(nil)
+	_ Grant      = (*Password)(nil)
+	_ Grant      = (*AuthorizationCode)(nil)
+	_ Grant      = (*RefreshToken)(nil)
+	_ Grant      = (*Request)(nil)
+	_ authorizer = (*AuthorizationCode)(nil)
+)

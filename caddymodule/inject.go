@@ -1,0 +1,205 @@
+package caddymodule
+
+import (
+	"fmt"
+	"maps"
+	"net/http"
+	"net/textproto"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"golang.org/x/net/http/httpguts"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource"
+)
+
+// Injection is one thing that is put into a request. Exactly one of Header,
+// Query and Cookie is set.
+type Injection struct {
+	// The name of a header.
+	Header string `json:"header,omitempty"`
+	// The name of a query parameter.
+	Query string `json:"query,omitempty"`
+	// The name of a cookie.
+	Cookie string `json:"cookie,omitempty"`
+	// What goes there: {token} is the token, {token.NAME} a member of the answer
+	// that it came in (left out if the answer had none), {key.NAME} a value of the
+	// key; {env.*} and {file.*} are read when the config is loaded.
+	Value string `json:"value,omitempty"`
+}
+
+func (in Injection) name() string { return in.Header + in.Query + in.Cookie }
+
+// injector puts tokens into requests.
+type injector struct {
+	// plain: the token goes into Authorization as a Bearer, which is prepared
+	// with the token.
+	plain    bool
+	items    []injected
+	keyNames []string
+	// remove are the names of headers that must not come from the app.
+	remove []string
+}
+
+type injected struct {
+	Injection
+	value tokensource.Template
+}
+
+const headerAuthorization = "Authorization"
+
+// newInjector checks the settings and resolves their placeholders.
+func newInjector(list []Injection, keyNames []string, o *Origin) (injector, error) {
+	ij := injector{keyNames: keyNames, remove: []string{headerAuthorization, "Proxy-Authorization"}}
+	hasToken := false
+	for _, in := range list {
+		option := "header " + in.name()
+		item, err := resolveInjection(in, keyNames)
+		if err != nil {
+			return ij, o.errorf(option, "%w", err)
+		}
+		hasToken = hasToken || slices.Contains(item.value.Variables(), "token")
+		if item.Header != "" {
+			item.Header = textproto.CanonicalMIMEHeaderKey(item.Header)
+			ij.remove = append(ij.remove, item.Header)
+		}
+		if item.Header == headerAuthorization && in.Value == "Bearer {token}" {
+			ij.plain = true
+			continue
+		}
+		ij.items = append(ij.items, item)
+	}
+	ij.plain = ij.plain || !hasToken
+	return ij, nil
+}
+
+func resolveInjection(in Injection, keyNames []string) (injected, error) {
+	set := 0
+	for _, name := range []string{in.Header, in.Query, in.Cookie} {
+		if name != "" {
+			set++
+		}
+	}
+	if set != 1 || in.Value == "" {
+		return injected{}, fmt.Errorf("expected a name of a header, a query parameter or a cookie, and a value")
+	}
+	if (in.Header != "" || in.Cookie != "") && !validHeaderName(in.name()) {
+		return injected{}, fmt.Errorf("%q: expected a header name", in.name())
+	}
+	if slices.Contains([]string{"Host", "Content-Length", "Transfer-Encoding", "Connection", "Upgrade", "Trailer", "Te"},
+		textproto.CanonicalMIMEHeaderKey(in.Header)) {
+		return injected{}, fmt.Errorf("%s belongs to the connection: expected another header", in.Header)
+	}
+	r := resolver{repl: caddy.NewReplacer(), keyNames: keyNames}
+	t, err := tokensource.ParseTemplate(in.Value)
+	if err != nil {
+		return injected{}, err
+	}
+	t, err = t.Resolve(func(name string) (string, bool, error) {
+		if name == "token" || strings.HasPrefix(name, "token.") {
+			return "", false, nil
+		}
+		return r.resolve(name)
+	})
+	return injected{in, t}, err
+}
+
+// inject returns the request with the token in it. The request itself is not
+// changed: Caddy logs it afterwards, and may use it again.
+func (ij *injector) inject(req *http.Request, token *tokensource.Token, key []string) (*http.Request, error) {
+	out := new(http.Request)
+	*out = *req
+	out.Header = maps.Clone(req.Header)
+	for _, name := range ij.remove {
+		delete(out.Header, name)
+	}
+	ij.removeSpellings(out.Header)
+	if ij.plain {
+		token.SetAuthHeader(out)
+	}
+	for i := range ij.items {
+		if err := ij.put(out, &ij.items[i], token, key); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// removeSpellings removes what a server behind CGI-like rules would take for
+// one of the removed headers: there '_' and '-' are the same. net/http has
+// made the case uniform already.
+func (ij *injector) removeSpellings(h http.Header) {
+	for name := range h {
+		if !strings.Contains(name, "_") {
+			continue
+		}
+		plain := strings.Trim(strings.ReplaceAll(name, "_", "-"), "-")
+		if slices.ContainsFunc(ij.remove, func(r string) bool { return strings.EqualFold(r, plain) }) {
+			delete(h, name)
+		}
+	}
+}
+
+func (ij *injector) put(out *http.Request, item *injected, token *tokensource.Token, key []string) error {
+	missing := false
+	value, err := item.value.Expand(func(name string) (string, bool) {
+		switch {
+		case name == "token":
+			return token.AccessToken(), true
+		case strings.HasPrefix(name, "token."):
+			v, ok := token.Field(strings.TrimPrefix(name, "token."))
+			missing = missing || !ok
+			return v, true
+		}
+		if i := slices.Index(ij.keyNames, strings.TrimPrefix(name, "key.")); i >= 0 && i < len(key) {
+			return key[i], true
+		}
+		return "", false
+	})
+	if err != nil || missing {
+		return err
+	}
+	switch {
+	case item.Header != "":
+		if !httpguts.ValidHeaderFieldValue(value) {
+			return fmt.Errorf("the value for header %s has characters that must not go there", item.Header)
+		}
+		out.Header[item.Header] = []string{value}
+	case item.Query != "":
+		setQuery(out, item.Query, value)
+	default:
+		setCookie(out, item.Cookie, value)
+	}
+	return nil
+}
+
+// setQuery puts a parameter behind the app's own, whose order and spelling it
+// leaves alone, less those of that name.
+func setQuery(out *http.Request, name, value string) {
+	u := *out.URL
+	var kept []string
+	for _, pair := range strings.Split(u.RawQuery, "&") {
+		raw, _, _ := strings.Cut(pair, "=")
+		if decoded, err := url.QueryUnescape(raw); pair != "" && (err != nil || decoded != name) {
+			kept = append(kept, pair)
+		}
+	}
+	u.RawQuery = strings.Join(append(kept, url.QueryEscape(name)+"="+url.QueryEscape(value)), "&")
+	out.URL = &u
+}
+
+// setCookie puts a cookie behind the app's own, less those of that name.
+func setCookie(out *http.Request, name, value string) {
+	var kept []string
+	for _, line := range out.Header["Cookie"] {
+		for _, pair := range strings.Split(line, ";") {
+			pair = strings.TrimSpace(pair)
+			if n, _, _ := strings.Cut(pair, "="); pair != "" && strings.TrimSpace(n) != name {
+				kept = append(kept, pair)
+			}
+		}
+	}
+	out.Header["Cookie"] = []string{strings.Join(append(kept, name+"="+value), "; ")}
+}

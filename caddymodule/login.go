@@ -1,0 +1,336 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource"
+)
+
+func init() {
+	caddy.RegisterModule(new(TokenLogin))
+	httpcaddyfile.RegisterHandlerDirective("token_login", parseTokenLogin)
+	httpcaddyfile.RegisterDirectiveOrder("token_login", httpcaddyfile.Before, "reverse_proxy")
+}
+
+// TokenLogin is a handler through which a source gets the tokens that need a
+// person. By the last element of the path:
+//
+//   - GET start sends a person's browser to the provider, with a state that is
+//     bound to the browser, and PKCE with S256.
+//   - GET callback takes them back, exchanges the code and shows a fixed page.
+//   - POST code takes a code that the app received itself, as the form field
+//     code, for the key in the request's headers. The code is sent once.
+//
+// Only callers that a bearer transport would serve may POST. The access log
+// leaves these requests out: they carry codes.
+type TokenLogin struct {
+	// The token source's name. Required.
+	Source string `json:"source"`
+	// The addresses and ranges that may hand over codes. Default: loopback.
+	Callers []string `json:"callers,omitempty"`
+	// The names under which they may address the sidecar, besides loopback's.
+	Hosts []string `json:"hosts,omitempty"`
+	// Where the Caddyfile says it.
+	Origin *Origin `json:"origin,omitempty"`
+
+	source  *pooledSource
+	keys    keyReader
+	callers callerCheck
+	log     *zap.Logger
+}
+
+const (
+	loginStart    = "start"
+	loginCallback = "callback"
+	loginCode     = "code"
+)
+
+// CaddyModule returns the Caddy module information.
+func (*TokenLogin) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.token_login",
+		New: func() caddy.Module { return new(TokenLogin) },
+	}
+}
+
+// Provision finds the source.
+func (tl *TokenLogin) Provision(ctx caddy.Context) error {
+	tl.log = ctx.Logger()
+	app, err := ctx.App(appName)
+	if err != nil {
+		return tl.Origin.errorf("", "token_login %s: %w", tl.Source, err)
+	}
+	src, settings, err := app.(*App).source(tl.Source)
+	if err != nil {
+		return tl.Origin.errorf("", "token_login: %w", err)
+	}
+	if src.GrantType() != "authorization_code" {
+		return tl.Origin.errorf("", "token_login %s: its grant is %s: expected authorization_code", tl.Source, src.GrantType())
+	}
+	tl.source = src
+	if tl.keys, err = newKeyReader(settings.Keys); err != nil {
+		return settings.Origin.errorf("key", "token_source %s: %w", tl.Source, err)
+	}
+	if tl.callers, err = newCallerCheck(tl.Callers, tl.Hosts); err != nil {
+		return tl.Origin.errorf("callers", "%w", err)
+	}
+	return nil
+}
+
+// ServeHTTP implements caddyhttp.MiddlewareHandler.
+func (tl *TokenLogin) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	var handle func(http.ResponseWriter, *http.Request) error
+	method := http.MethodGet
+	switch path.Base(r.URL.Path) {
+	case loginStart:
+		handle = tl.start
+	case loginCallback:
+		handle = tl.callback
+	case loginCode:
+		handle, method = tl.code, http.MethodPost
+	default:
+		return next.ServeHTTP(w, r)
+	}
+	caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Referrer-Policy", "no-referrer")
+	if r.Method != method {
+		w.Header().Set("Allow", method)
+		return (&problem{name: problemMethodRefused, status: http.StatusMethodNotAllowed, detail: "expected " + method}).write(w)
+	}
+	return handle(w, r)
+}
+
+// code takes a code that the app received.
+func (tl *TokenLogin) code(w http.ResponseWriter, r *http.Request) error {
+	if p := tl.callers.check(r); p != nil {
+		return p.write(w)
+	}
+	key, values, err := tl.keys.read(r)
+	if err != nil {
+		return keyMissing(err).write(w)
+	}
+	code, p := readCode(w, r)
+	if p != nil {
+		return p.write(w)
+	}
+	token, err := tl.source.Exchange(r.Context(), key, tokensource.Code{Code: code})
+	tl.report("code", err)
+	if err != nil {
+		return tl.source.problemOf(err, values).write(w)
+	}
+	return writeAuthorized(w, tl.Source, token)
+}
+
+// maxCodeForm is the longest form with a code.
+const maxCodeForm = 16 << 10
+
+// readCode reads the form. A provider's redirect may carry a code and an
+// error at once (MondiaPay's do): an app that hands over all of it must not
+// see the code of a failed purchase spent.
+func readCode(w http.ResponseWriter, r *http.Request) (tokensource.Secret, *problem) {
+	bad := func(detail string) (tokensource.Secret, *problem) {
+		return tokensource.Secret{}, &problem{name: problemBadRequest, status: http.StatusBadRequest, detail: detail}
+	}
+	if mediaType, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); mediaType != "application/x-www-form-urlencoded" {
+		return bad("expected Content-Type application/x-www-form-urlencoded with the field code")
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxCodeForm))
+	if err != nil {
+		return bad("the form is too long or was cut off")
+	}
+	form, err := url.ParseQuery(string(body))
+	if err != nil {
+		return bad("the form is not well-formed")
+	}
+	if form.Has("error") {
+		return tokensource.Secret{}, &problem{name: problemCodeRefused, status: http.StatusUnprocessableEntity,
+			detail: "the provider's redirect carried an error; its code was not sent"}
+	}
+	if codes := form["code"]; len(codes) != 1 || codes[0] == "" {
+		return bad("expected the field code, once")
+	}
+	return tokensource.NewSecret(form.Get("code")), nil
+}
+
+func writeAuthorized(w http.ResponseWriter, source string, token *tokensource.Token) error {
+	answer := struct {
+		Source    string     `json:"source"`
+		Status    string     `json:"status"`
+		ExpiresAt *time.Time `json:"expires_at,omitempty"`
+	}{Source: source, Status: "authorized"}
+	if expiry := token.Expiry(); !expiry.IsZero() {
+		expiry = expiry.Round(0).UTC().Truncate(time.Second)
+		answer.ExpiresAt = &expiry
+	}
+	w.Header().Set("Content-Type", "application/json")
+	return json.NewEncoder(w).Encode(answer)
+}
+
+// report logs what became of a login, in place of the access log.
+func (tl *TokenLogin) report(step string, err error) {
+	if err != nil {
+		tl.log.Warn("login failed", zap.String("source", tl.Source), zap.String("step", step),
+			zap.String("result", tokensource.Result(err)), zap.Error(err))
+		return
+	}
+	tl.log.Info("login", zap.String("source", tl.Source), zap.String("step", step))
+}
+
+// start sends a person to the provider.
+func (tl *TokenLogin) start(w http.ResponseWriter, r *http.Request) error {
+	ls := tl.source.logins
+	if ls == nil {
+		return loginPage(w, http.StatusNotFound, "This provider has no page to log in at", "The source has no auth_url.")
+	}
+	key, err := tl.startKey(ls, r)
+	if err != nil {
+		tl.report(loginStart, err)
+		return loginPage(w, http.StatusBadRequest, "This link cannot be used", "Go back to the app and begin again.")
+	}
+	authURL, state, cookie := ls.begin(key)
+	http.SetCookie(w, &http.Cookie{
+		Name: loginCookie(state), Value: cookie, Path: path.Dir(r.URL.Path), MaxAge: int(loginLife.Seconds()),
+		HttpOnly: true, SameSite: http.SameSiteLaxMode, // Lax: the way back is a navigation from the provider
+		Secure: r.TLS != nil || strings.HasPrefix(ls.auth.config.RedirectURL, "https:"),
+	})
+	tl.report(loginStart, nil)
+	http.Redirect(w, r, authURL, http.StatusFound)
+	return nil
+}
+
+// startKey is the key of the link's ticket, or else of the request.
+func (tl *TokenLogin) startKey(ls *logins, r *http.Request) (tokensource.Key, error) {
+	if text := r.URL.Query().Get("ticket"); text != "" {
+		values, err := ls.open(tl.Source, text)
+		if err != nil {
+			return tokensource.Key{}, err
+		}
+		return tokensource.NewKey(values...), nil
+	}
+	key, _, err := tl.keys.read(r)
+	return key, err
+}
+
+func loginCookie(state string) string {
+	const shown = 16
+	return "token_login_" + state[:min(len(state), shown)]
+}
+
+// callback takes a person back from the provider.
+func (tl *TokenLogin) callback(w http.ResponseWriter, r *http.Request) error {
+	ls := tl.source.logins
+	if ls == nil {
+		return loginPage(w, http.StatusNotFound, "This provider has no page to log in at", "The source has no auth_url.")
+	}
+	q := r.URL.Query()
+	cookie, name := "", loginCookie(q.Get("state"))
+	if c, err := r.Cookie(name); err == nil {
+		cookie = c.Value
+	}
+	l, err := ls.finish(q.Get("state"), cookie, q.Get("iss"))
+	if err != nil {
+		tl.report(loginCallback, err)
+		return loginPage(w, http.StatusBadRequest, "This login cannot be finished", "It took too long, or was begun elsewhere. Go back to the app and begin again.")
+	}
+	http.SetCookie(w, &http.Cookie{Name: name, Path: path.Dir(r.URL.Path), MaxAge: -1, HttpOnly: true})
+	if q.Has("error") || len(q["code"]) != 1 || q.Get("code") == "" {
+		tl.report(loginCallback, errProviderDeclined)
+		return loginPage(w, http.StatusForbidden, "The provider did not agree", "Nothing was changed. Go back to the app to try again.")
+	}
+	_, err = tl.source.Exchange(r.Context(), l.key, tokensource.Code{
+		Code: tokensource.NewSecret(q.Get("code")), Verifier: tokensource.NewSecret(l.verifier),
+	})
+	tl.report(loginCallback, err)
+	switch {
+	case errors.Is(err, tokensource.ErrCodeRefused):
+		return loginPage(w, http.StatusUnprocessableEntity, "The provider refused the login", "Go back to the app and begin again.")
+	case err != nil:
+		return loginPage(w, http.StatusServiceUnavailable, "The provider cannot be reached", "Go back to the app and try again in a moment.")
+	}
+	return loginPage(w, http.StatusOK, "You are logged in", "You can close this page and go back to the app.")
+}
+
+var errProviderDeclined = errors.New("the provider's answer carries an error, or no code")
+
+// loginPage shows a fixed page: nothing of the request is in it.
+func loginPage(w http.ResponseWriter, status int, title, text string) error {
+	h := w.Header()
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
+	h.Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	_, err := fmt.Fprintf(w, loginHTML, title, title, text)
+	return err
+}
+
+const loginHTML = `<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>%s</title>
+<style>
+:root { color-scheme: light dark }
+body { font: 1.1rem/1.5 system-ui, sans-serif; display: grid; place-items: center; min-height: 90vh; margin: 0 1rem }
+main { max-width: 30rem; text-align: center }
+h1 { font-size: 1.5rem }
+</style>
+</head>
+<body>
+<main>
+<h1>%s</h1>
+<p>%s</p>
+</main>
+</body>
+</html>
+`
+
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
+//
+//	token_login <source> {
+//	    callers <ranges...>
+//	    hosts   <names...>
+//	}
+func (tl *TokenLogin) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // token_login
+	tl.Origin = originAt(d)
+	if !d.NextArg() {
+		return d.Err("token_login: got no source: expected token_login <source>")
+	}
+	tl.Source = d.Val()
+	if d.NextArg() {
+		return d.Errf("token_login %s: unexpected %q: expected its options in a block", tl.Source, d.Val())
+	}
+	return options{
+		"callers": callersOption(&tl.Callers),
+		"hosts":   listOption(&tl.Hosts, "<names...>"),
+	}.parse(d, "token_login", tl.Origin, nil)
+}
+
+func parseTokenLogin(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	tl := new(TokenLogin)
+	return tl, tl.UnmarshalCaddyfile(h.Dispenser)
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*TokenLogin)(nil)
+	_ caddyhttp.MiddlewareHandler = (*TokenLogin)(nil)
+	_ caddyfile.Unmarshaler       = (*TokenLogin)(nil)
+)

@@ -1,0 +1,155 @@
+package caddymodule
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/oauth2"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource"
+)
+
+// logins are the authorizations that people are in the middle of. They belong
+// to the source, so that a config reload interrupts nobody.
+type logins struct {
+	auth *authorization
+	seal cipher.AEAD // of the links that carry a key; its own for each process
+
+	mu      sync.Mutex
+	pending map[[sha256.Size]byte]*login // by the state's hash
+	order   [][sha256.Size]byte          // oldest first
+}
+
+// login is one person's way to the provider and back.
+type login struct {
+	key      tokensource.Key
+	verifier string
+	browser  [sha256.Size]byte // hash of the cookie
+	begun    time.Time
+}
+
+const (
+	loginLife  = 10 * time.Minute
+	maxPending = 10_000
+)
+
+func newLogins(auth *authorization) *logins {
+	var key [32]byte
+	_, _ = rand.Read(key[:]) // never fails
+	block, err := aes.NewCipher(key[:])
+	if err != nil {
+		panic(err) // the key's length is right
+	}
+	seal, err := cipher.NewGCMWithRandomNonce(block)
+	if err != nil {
+		panic(err) // as is the block's
+	}
+	return &logins{auth: auth, seal: seal, pending: make(map[[sha256.Size]byte]*login)}
+}
+
+// randomText is 256 random bits.
+func randomText() string {
+	var b [32]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return base64.RawURLEncoding.EncodeToString(b[:])
+}
+
+// begin starts a login and returns where to send the person, the state, and
+// what the browser must bring back in a cookie.
+func (ls *logins) begin(key tokensource.Key) (authURL, state, cookie string) {
+	state, cookie = randomText(), randomText()
+	l := &login{key: key, verifier: oauth2.GenerateVerifier(), browser: sha256.Sum256([]byte(cookie)), begun: time.Now()}
+	ls.mu.Lock()
+	id := sha256.Sum256([]byte(state))
+	ls.pending[id] = l
+	ls.order = append(ls.order, id)
+	for len(ls.order) > 0 {
+		oldest, ok := ls.pending[ls.order[0]]
+		if ok && len(ls.order) <= maxPending && time.Since(oldest.begun) < loginLife {
+			break
+		}
+		delete(ls.pending, ls.order[0])
+		ls.order = ls.order[1:]
+	}
+	ls.mu.Unlock()
+	opts := append([]oauth2.AuthCodeOption{oauth2.S256ChallengeOption(l.verifier)}, ls.auth.params...)
+	return ls.auth.config.AuthCodeURL(state, opts...), state, cookie
+}
+
+var (
+	errLoginUnknown = errors.New("this login is not known, was used, or is too old")
+	errLoginBrowser = errors.New("this login was begun in another browser")
+	errLoginIssuer  = errors.New("the answer comes from another issuer")
+)
+
+// finish ends a login: its state is used up, whatever follows.
+func (ls *logins) finish(state, cookie, issuer string) (*login, error) {
+	ls.mu.Lock()
+	id := sha256.Sum256([]byte(state))
+	l, ok := ls.pending[id]
+	delete(ls.pending, id)
+	ls.mu.Unlock()
+	browser := sha256.Sum256([]byte(cookie))
+	switch {
+	case !ok || time.Since(l.begun) >= loginLife:
+		return nil, errLoginUnknown
+	case subtle.ConstantTimeCompare(browser[:], l.browser[:]) != 1:
+		return nil, errLoginBrowser
+	case ls.auth.issuer != "" && issuer != ls.auth.issuer: // RFC 9207, section 2.4
+		return nil, errLoginIssuer
+	}
+	return l, nil
+}
+
+// ticket is what a login link carries, sealed: whose login it is, until when.
+// The link comes from a problem answer, which only a permitted caller gets.
+type ticket struct {
+	Values []string  `json:"v"`
+	Until  time.Time `json:"u"`
+}
+
+// link returns the address at which a person begins the login for a key; ""
+// when the redirect_uri does not lead to token_login.
+func (ls *logins) link(source string, values []string) string {
+	base, ok := strings.CutSuffix(ls.auth.config.RedirectURL, "/"+loginCallback)
+	if !ok {
+		return ""
+	}
+	if len(values) == 0 {
+		return base + "/" + loginStart
+	}
+	plain, err := json.Marshal(ticket{values, time.Now().Add(loginLife)})
+	if err != nil {
+		return ""
+	}
+	sealed := ls.seal.Seal(nil, nil, plain, []byte(source))
+	return base + "/" + loginStart + "?ticket=" + base64.RawURLEncoding.EncodeToString(sealed)
+}
+
+var errTicket = errors.New("this login link is not valid, or too old")
+
+// open returns the key's values of a login link.
+func (ls *logins) open(source, text string) ([]string, error) {
+	sealed, err := base64.RawURLEncoding.DecodeString(text)
+	if err != nil {
+		return nil, errTicket
+	}
+	plain, err := ls.seal.Open(nil, nil, sealed, []byte(source))
+	if err != nil {
+		return nil, errTicket
+	}
+	var t ticket
+	if json.Unmarshal(plain, &t) != nil || time.Now().After(t.Until) {
+		return nil, errTicket
+	}
+	return t.Values, nil
+}

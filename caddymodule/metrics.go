@@ -1,0 +1,102 @@
+package caddymodule
+
+import (
+	"errors"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+)
+
+// The counters live as long as the process, and every config registers them
+// in its own registry: a reload neither loses counts nor registers twice.
+// Labels are names from the config and words from closed lists, never a key.
+var (
+	renewalsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "caddy", Subsystem: "token_source", Name: "renewals_total",
+		Help: "Renewals of tokens, by outcome.",
+	}, []string{"source", "result"})
+	renewalDuration = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Namespace: "caddy", Subsystem: "token_source", Name: "renewal_duration_seconds",
+		Help:    "How long renewals took, the calls and the writing.",
+		Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+	}, []string{"source", "result"})
+	requestsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "caddy", Subsystem: "bearer", Name: "requests_total",
+		Help: "Requests through a bearer transport, by what became of them.",
+	}, []string{"source", "result"})
+	replaysTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "caddy", Subsystem: "bearer", Name: "replays_total",
+		Help: "Requests whose token the API refused, by what came of the replay.",
+	}, []string{"source", "result"})
+)
+
+// registerMetrics puts the metrics into the config's registry. A metric that
+// cannot be registered is reported, and never stops a request.
+func registerMetrics(ctx caddy.Context, a *App) {
+	for _, c := range []prometheus.Collector{renewalsTotal, renewalDuration, requestsTotal, replaysTotal, gauges{a}} {
+		err := ctx.GetMetricsRegistry().Register(c)
+		if already := (prometheus.AlreadyRegisteredError{}); err != nil && !errors.As(err, &already) {
+			a.log.Error("metric not registered", zap.Error(err))
+		}
+	}
+}
+
+var (
+	tokensDesc = prometheus.NewDesc("caddy_token_source_tokens",
+		"Tokens in memory that are not expired.", []string{"source"}, nil)
+	expiryDesc = prometheus.NewDesc("caddy_token_source_expiry_timestamp_seconds",
+		"When the token expires, or the first of a keyed source's.", []string{"source"}, nil)
+	breakerDesc = prometheus.NewDesc("caddy_bearer_breaker_state",
+		"0 closed, 1 half-open, 2 open; of a keyed source's breakers the worst.", []string{"source", "breaker"}, nil)
+)
+
+// gauges reads the sources' state when it is asked for.
+type gauges struct{ app *App }
+
+// Describe implements prometheus.Collector.
+func (g gauges) Describe(ch chan<- *prometheus.Desc) {
+	ch <- tokensDesc
+	ch <- expiryDesc
+	ch <- breakerDesc
+}
+
+// Collect implements prometheus.Collector.
+func (g gauges) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
+	}
+	for name, src := range g.app.built {
+		stats := src.Stats()
+		gauge(tokensDesc, float64(stats.Tokens), name)
+		if !stats.Expiry.IsZero() {
+			gauge(expiryDesc, float64(stats.Expiry.UnixMilli())/1e3, name)
+		}
+		gauge(breakerDesc, float64(src.Breaker()), name, "token_endpoint")
+		gauge(breakerDesc, float64(src.live.worst()), name, "api")
+	}
+}
+
+// requestCounters are the request counters of one source, looked up once.
+type requestCounters map[string]prometheus.Counter
+
+// The results of a request.
+const (
+	resultOK      = "ok"      // answered, the token accepted
+	resultRefused = "refused" // the API refused the token, and the answer was passed on
+	resultError   = "error"   // no answer from the API
+)
+
+func newCounters(vec *prometheus.CounterVec, source string, results ...string) requestCounters {
+	c := make(requestCounters, len(results))
+	for _, result := range results {
+		c[result] = vec.WithLabelValues(source, result)
+	}
+	return c
+}
+
+func (c requestCounters) count(result string) {
+	if counter, ok := c[result]; ok {
+		counter.Inc()
+	}
+}

@@ -1,0 +1,68 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"fmt"
+)
+
+// Origin remembers where in a Caddyfile something was written, so that what
+// is found wrong only when the config is loaded (a missing source, an empty
+// environment variable) is still told with file and line. The Caddyfile
+// adapter fills it in; hand-written JSON has no use for it.
+type Origin struct {
+	// File is the Caddyfile's name.
+	File string `json:"file,omitempty"`
+	// Lines are the options' lines, by option; "" is the block itself.
+	Lines map[string]int `json:"lines,omitempty"`
+}
+
+func (o *Origin) note(option string, line int) {
+	if o.Lines == nil {
+		o.Lines = make(map[string]int)
+	}
+	if _, ok := o.Lines[option]; !ok {
+		o.Lines[option] = line
+	}
+}
+
+// errorf makes an error about an option, with its place if that is known. It
+// looks for the option's line, then for the block's.
+func (o *Origin) errorf(option, format string, args ...any) error {
+	err := fmt.Errorf(format, args...)
+	if option != "" {
+		err = fmt.Errorf("%s: %w", option, err)
+	}
+	if o == nil || o.File == "" {
+		return err
+	}
+	line, ok := o.Lines[option]
+	if !ok {
+		line = o.Lines[""]
+	}
+	return fmt.Errorf("%s:%d: %w", o.File, line, err)
+}
+
+// withoutOrigins is raw without any "origin" member: the settings themselves,
+// for telling whether they changed. A line added above does not change them.
+func withoutOrigins(raw []byte) ([]byte, error) {
+	var v any
+	if err := json.Unmarshal(raw, &v); err != nil {
+		return nil, err
+	}
+	dropOrigins(v)
+	return json.Marshal(v)
+}
+
+func dropOrigins(v any) {
+	switch v := v.(type) {
+	case map[string]any:
+		delete(v, "origin")
+		for _, member := range v {
+			dropOrigins(member)
+		}
+	case []any:
+		for _, member := range v {
+			dropOrigins(member)
+		}
+	}
+}

@@ -1,0 +1,125 @@
+package caddymodule
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource"
+)
+
+// resolver turns configured text into templates. It reads the environment and
+// files once, when the config is loaded; what remains in the templates are the
+// key's values. What it read goes into a sum, so that changed values count as
+// changed settings.
+type resolver struct {
+	repl     *caddy.Replacer
+	keyNames []string
+	sum      hash.Hash
+}
+
+// errRequestPlaceholder explains the one place where requests may be read.
+const requestPlaceholderHelp = "requests are read by `key` alone: write `key NAME {%s}` in the token_source, and {key.NAME} here"
+
+// template resolves {env.*}, {file.*} and Caddy's other global placeholders
+// in text. {key.NAME} stays, if there is such a key.
+func (r *resolver) template(text string) (tokensource.Template, error) {
+	t, err := tokensource.ParseTemplate(text)
+	if err != nil {
+		return t, err
+	}
+	return t.Resolve(r.resolve)
+}
+
+// plain is template for text that must be whole when the config is loaded.
+func (r *resolver) plain(text string) (string, error) {
+	t, err := r.template(text)
+	if err != nil {
+		return "", err
+	}
+	return t.Expand(func(name string) (string, bool) { return "", false })
+}
+
+func (r *resolver) resolve(name string) (value string, known bool, err error) {
+	if key, ok := strings.CutPrefix(name, "key."); ok {
+		if slices.Contains(r.keyNames, key) {
+			return "", false, nil
+		}
+		if len(r.keyNames) == 0 {
+			return "", false, fmt.Errorf("{%s}: the token_source has no `key`: expected one named %q", name, key)
+		}
+		return "", false, fmt.Errorf("{%s}: no such key: expected one of %s", name, strings.Join(r.keyNames, ", "))
+	}
+	value, err = lookupGlobal(r.repl, name)
+	if err != nil {
+		return "", false, err
+	}
+	if r.sum != nil {
+		fmt.Fprintf(r.sum, "%d:%s%d:%s", len(name), name, len(value), value)
+	}
+	return value, true, nil
+}
+
+// lookupGlobal returns the value of a placeholder that needs no request. An
+// empty value is an error: an app that runs with an empty secret fails later,
+// and elsewhere.
+func lookupGlobal(repl *caddy.Replacer, name string) (string, error) {
+	switch {
+	case strings.HasPrefix(name, "env."):
+		if value := os.Getenv(strings.TrimPrefix(name, "env.")); value != "" {
+			return value, nil
+		}
+		return "", fmt.Errorf("{%s}: the environment variable is empty or not set: expected a value", name)
+	case strings.HasPrefix(name, "file."):
+		return readSecretFile(strings.TrimPrefix(name, "file."))
+	case isRequestPlaceholder(name):
+		return "", fmt.Errorf("{%s} is a request placeholder: "+requestPlaceholderHelp, name, name)
+	}
+	value, ok := repl.Get(name)
+	text := caddy.ToString(value)
+	if !ok || text == "" {
+		return "", fmt.Errorf("unknown placeholder {%s}: expected {env.NAME}, {file.PATH} or {key.NAME}; a brace that is meant is written \\{", name)
+	}
+	return text, nil
+}
+
+const maxSecretFile = 1 << 20
+
+func readSecretFile(name string) (string, error) {
+	b, err := os.ReadFile(filepath.Clean(name))
+	var pe *fs.PathError
+	switch {
+	case errors.As(err, &pe):
+		return "", fmt.Errorf("{file.%s}: the file cannot be read: %w", name, pe.Err)
+	case err != nil:
+		return "", fmt.Errorf("{file.%s}: the file cannot be read: %w", name, err)
+	case len(b) > maxSecretFile:
+		return "", fmt.Errorf("{file.%s}: the file is too long: expected at most 1 MiB", name)
+	}
+	text := strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r")
+	if text == "" {
+		return "", fmt.Errorf("{file.%s}: the file is empty: expected a value", name)
+	}
+	return text, nil
+}
+
+// isRequestPlaceholder knows Caddy's request placeholders, and the Caddyfile's
+// short forms of them.
+func isRequestPlaceholder(name string) bool {
+	first, _, _ := strings.Cut(name, ".")
+	return slices.Contains([]string{
+		"http", "header", "cookie", "labels", "path", "query", "re", "vars", "rp", "resp", "err", "file_match",
+		"host", "hostport", "port", "method", "dir", "remote", "remote_host", "remote_port", "scheme", "uri", "uuid",
+		"client_ip", "orig_method", "orig_uri", "orig_path", "tls_cipher", "tls_version", "upstream_hostport", "matched_path",
+	}, first) || strings.HasPrefix(name, "tls_client")
+}
+
+func (r *resolver) digest() string { return hex.EncodeToString(r.sum.Sum(nil)) }

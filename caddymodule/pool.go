@@ -1,0 +1,199 @@
+package caddymodule
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/certmagic"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource"
+)
+
+// sourcePool holds the sources across config reloads, by the sum of their
+// settings: a reload that does not change them finds the same source again.
+var sourcePool = caddy.NewUsagePool()
+
+// pooledSource is a source that several configs may share, one after the
+// other or, during a reload, at the same time.
+type pooledSource struct {
+	*tokensource.Source
+	id     string
+	env    *environments
+	logins *logins // nil: the grant has no page to send a person to
+	live   *breakerSets
+}
+
+// takeSource returns the running source with these settings, or a new one.
+func takeSource(cfg tokensource.Config, gc *GrantContext, g Grant) (*pooledSource, error) {
+	var auth *authorization
+	if az, ok := g.(authorizer); ok {
+		a, has, err := az.authorization(gc)
+		if err != nil {
+			return nil, err
+		}
+		if has {
+			auth = a
+		}
+	}
+	id := gc.resolver.digest()
+	value, _, err := sourcePool.LoadOrNew(id, func() (caddy.Destructor, error) {
+		env := new(environments)
+		cfg.Store, cfg.Observer, cfg.Logger = env, env, slog.New(logHandler{env: env})
+		src, err := tokensource.New(cfg)
+		if err != nil {
+			return nil, err
+		}
+		ps := &pooledSource{Source: src, id: id, env: env, live: new(breakerSets)}
+		if auth != nil {
+			ps.logins = newLogins(auth)
+		}
+		return ps, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return value.(*pooledSource), nil
+}
+
+// closeTimeout is how long a source that is no longer used may go on with a
+// renewal, whose answer may hold the only good refresh token.
+const closeTimeout = 15 * time.Second
+
+// Destruct implements caddy.Destructor.
+func (ps *pooledSource) Destruct() error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	err := ps.Close(ctx)
+	ps.env.set(nil)
+	return err
+}
+
+func (ps *pooledSource) attach(e *environment) { ps.env.set(append(ps.env.list(), e)) }
+
+func (ps *pooledSource) detach(e *environment) {
+	rest := slices.DeleteFunc(ps.env.list(), func(o *environment) bool { return o == e })
+	if len(rest) > 0 { // the last one serves until the source is closed
+		ps.env.set(rest)
+	}
+}
+
+// environment is what a config gives a source: it ends with the config, and
+// the source may not.
+type environment struct {
+	storage  certmagic.Storage
+	log      *slog.Logger
+	observer tokensource.Observer
+}
+
+// environments are those of the configs that use a source, the newest last.
+// That one is used. If a new config fails to load, its environment goes and
+// the running one's is back.
+type environments struct {
+	mu  sync.RWMutex
+	all []*environment
+}
+
+func (es *environments) list() []*environment {
+	es.mu.RLock()
+	defer es.mu.RUnlock()
+	return slices.Clone(es.all)
+}
+
+func (es *environments) set(all []*environment) {
+	es.mu.Lock()
+	defer es.mu.Unlock()
+	es.all = all
+}
+
+func (es *environments) current() *environment {
+	es.mu.RLock()
+	defer es.mu.RUnlock()
+	if len(es.all) == 0 {
+		return nil
+	}
+	return es.all[len(es.all)-1]
+}
+
+// storagePrefix is the folder of our records in Caddy's storage.
+const storagePrefix = "token_sources/"
+
+// Load implements tokensource.Store.
+func (es *environments) Load(ctx context.Context, key string) ([]byte, error) {
+	env := es.current()
+	if env == nil {
+		return nil, tokensource.ErrClosed
+	}
+	return env.storage.Load(ctx, storagePrefix+key+".json")
+}
+
+// Save implements tokensource.Store.
+func (es *environments) Save(ctx context.Context, key string, value []byte) error {
+	env := es.current()
+	if env == nil {
+		return tokensource.ErrClosed
+	}
+	return env.storage.Store(ctx, storagePrefix+key+".json", value)
+}
+
+// Renewing implements tokensource.Observer.
+func (es *environments) Renewing(ctx context.Context, r tokensource.Renewal) (context.Context, func(tokensource.Outcome)) {
+	env := es.current()
+	if env == nil {
+		return ctx, func(tokensource.Outcome) {}
+	}
+	return env.observer.Renewing(ctx, r)
+}
+
+// logHandler logs to the newest config's logger.
+type logHandler struct {
+	env  *environments
+	with []func(slog.Handler) slog.Handler
+}
+
+func (h logHandler) handler() slog.Handler {
+	env := h.env.current()
+	if env == nil {
+		return slog.DiscardHandler
+	}
+	handler := env.log.Handler()
+	for _, f := range h.with {
+		handler = f(handler)
+	}
+	return handler
+}
+
+// Enabled implements slog.Handler.
+func (h logHandler) Enabled(ctx context.Context, l slog.Level) bool {
+	return h.handler().Enabled(ctx, l)
+}
+
+// Handle implements slog.Handler.
+func (h logHandler) Handle(ctx context.Context, r slog.Record) error {
+	return h.handler().Handle(ctx, r)
+}
+
+// WithAttrs implements slog.Handler.
+func (h logHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return h.and(func(o slog.Handler) slog.Handler { return o.WithAttrs(attrs) })
+}
+
+// WithGroup implements slog.Handler.
+func (h logHandler) WithGroup(name string) slog.Handler {
+	return h.and(func(o slog.Handler) slog.Handler { return o.WithGroup(name) })
+}
+
+func (h logHandler) and(f func(slog.Handler) slog.Handler) slog.Handler {
+	return logHandler{env: h.env, with: append(slices.Clone(h.with), f)}
+}
+
+// Interface guards
+var (
+	_ caddy.Destructor     = (*pooledSource)(nil)
+	_ tokensource.Store    = (*environments)(nil)
+	_ tokensource.Observer = (*environments)(nil)
+	_ slog.Handler         = logHandler{}
+)

@@ -1,0 +1,175 @@
+package caddymodule
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource"
+)
+
+// What the sidecar answers itself: RFC 9457 problems. This file is the one
+// place where errors become answers.
+
+const (
+	problemAuthorizationRequired = "authorization-required"
+	problemTokenUnavailable      = "token-unavailable"
+	problemTokenRefused          = "token-refused"
+	problemBreakerOpen           = "breaker-open"
+	problemCodeRefused           = "code-refused"
+	problemKeyMissing            = "key-missing"
+	problemCallerRefused         = "caller-refused"
+	problemMethodRefused         = "method-refused"
+	problemUpstreamInsecure      = "upstream-insecure"
+	problemBadRequest            = "bad-request"
+)
+
+func problemNames() []string {
+	return []string{
+		problemAuthorizationRequired, problemTokenUnavailable, problemTokenRefused, problemBreakerOpen,
+		problemCodeRefused, problemKeyMissing, problemCallerRefused, problemMethodRefused, problemUpstreamInsecure,
+		problemBadRequest,
+	}
+}
+
+// problemTypes is where the problems are explained; a type is this and a name.
+const problemTypes = "https://github.com/caddy-bearer/caddy-bearer/blob/main/docs/problems.md#"
+
+var problemTitles = map[string]string{
+	problemAuthorizationRequired: "A person must authorize first",
+	problemTokenUnavailable:      "No token can be obtained for now",
+	problemTokenRefused:          "The provider refuses to issue a token",
+	problemBreakerOpen:           "The provider kept refusing and is left alone for a while",
+	problemCodeRefused:           "The authorization code is refused",
+	problemKeyMissing:            "The request does not say whose token it wants",
+	problemCallerRefused:         "This caller may not use the sidecar",
+	problemMethodRefused:         "This method is not proxied",
+	problemUpstreamInsecure:      "The upstream would receive the token in the clear",
+	problemBadRequest:            "The request is not understood",
+}
+
+// problem is an answer of the sidecar's own.
+type problem struct {
+	name       string
+	status     int
+	detail     string
+	source     string
+	login      string
+	retryAfter time.Duration
+}
+
+// problemOf maps the errors of token sources to answers. values are the
+// key's, for the login link.
+func (ps *pooledSource) problemOf(err error, values []string) *problem {
+	p := &problem{source: ps.Name(), retryAfter: tokensource.RetryAfter(err)}
+	switch {
+	case errors.Is(err, tokensource.ErrCodeRefused):
+		p.name, p.status, p.detail = problemCodeRefused, http.StatusUnprocessableEntity, "it was refused, or used before; a new one is needed"
+		p.retryAfter = 0
+	case errors.Is(err, tokensource.ErrAuthorizationRequired):
+		p.name, p.status, p.detail = problemAuthorizationRequired, http.StatusForbidden, "no token can be obtained for this key without a person's consent"
+		p.retryAfter = 0
+		if ps.logins != nil {
+			p.login = ps.logins.link(ps.Name(), values)
+		}
+	case errors.Is(err, tokensource.ErrBreakerOpen):
+		p.name, p.status = problemBreakerOpen, http.StatusServiceUnavailable
+	case errors.Is(err, tokensource.ErrRefused):
+		p.name, p.status, p.detail = problemTokenRefused, http.StatusBadGateway, "the settings have to be mended; the log says what was refused"
+		p.retryAfter = 0
+	default:
+		p.name, p.status = problemTokenUnavailable, http.StatusServiceUnavailable
+		p.detail = "the token endpoint cannot be reached, fails or asks for fewer calls; the log says which"
+		if p.retryAfter == 0 {
+			p.retryAfter = time.Second
+		}
+	}
+	return p
+}
+
+func (t *Transport) problemOf(err error, values []string) *problem {
+	return t.source.problemOf(err, values)
+}
+
+func keyMissing(err error) *problem {
+	return &problem{name: problemKeyMissing, status: http.StatusBadRequest, detail: err.Error()}
+}
+
+func (p *problem) body() []byte {
+	b, err := json.Marshal(struct {
+		Type   string `json:"type"`
+		Title  string `json:"title"`
+		Status int    `json:"status"`
+		Detail string `json:"detail,omitempty"`
+		Source string `json:"source,omitempty"`
+		Login  string `json:"login,omitempty"`
+	}{problemTypes + p.name, problemTitles[p.name], p.status, p.detail, p.source, p.login})
+	if err != nil { // strings and a number: cannot be
+		return []byte("{}")
+	}
+	return append(b, '\n')
+}
+
+func (p *problem) header() http.Header {
+	h := http.Header{
+		"Content-Type":  {"application/problem+json"},
+		"Cache-Control": {"no-store"},
+		"Proxy-Status":  {proxyStatus("error", p.errorType(), p.name)},
+	}
+	if p.retryAfter > 0 {
+		h["Retry-After"] = []string{strconv.Itoa(int(math.Ceil(p.retryAfter.Seconds())))}
+	}
+	return h
+}
+
+// errorType is one of the types that RFC 9209, section 2.3 registers.
+func (p *problem) errorType() string {
+	switch {
+	case p.status == http.StatusServiceUnavailable:
+		return "destination_unavailable"
+	case p.status >= http.StatusInternalServerError:
+		return "proxy_configuration_error"
+	}
+	return "http_request_denied"
+}
+
+// proxyStatus is a Proxy-Status member (RFC 9209) with one parameter and details.
+func proxyStatus(param string, value any, details string) string {
+	return fmt.Sprintf("caddy-bearer; %s=%v; details=%q", param, value, details)
+}
+
+// response is the problem as an upstream's answer, for a transport.
+func (p *problem) response(req *http.Request) *http.Response {
+	if req.Body != nil {
+		_ = req.Body.Close()
+	}
+	body := p.body()
+	h := p.header()
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	res := &http.Response{
+		Status: strconv.Itoa(p.status) + " " + http.StatusText(p.status), StatusCode: p.status,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: h, Body: io.NopCloser(bytes.NewReader(body)), ContentLength: int64(len(body)),
+		Request: req,
+	}
+	if req.Method == http.MethodHead {
+		res.Body = http.NoBody
+	}
+	return res
+}
+
+// write is the problem as a handler's answer.
+func (p *problem) write(w http.ResponseWriter) error {
+	for name, values := range p.header() {
+		w.Header()[name] = values
+	}
+	w.WriteHeader(p.status)
+	_, err := w.Write(p.body())
+	return err
+}

@@ -1,0 +1,166 @@
+package caddymodule
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource"
+)
+
+// TokenSource configures one named source of tokens.
+type TokenSource struct {
+	// How a token is obtained. Required.
+	GrantRaw json.RawMessage `json:"grant,omitempty" caddy:"namespace=token_sources.grants inline_key=type"`
+
+	// How a token is renewed, where that differs from the grant's own endpoint.
+	// What it leaves out is the grant's (except of grant request, which has
+	// nothing to lend). Default: with the refresh token, if there is one; if
+	// that is refused and the grant needs no person, by the grant again.
+	Refresh *Endpoint `json:"refresh,omitempty"`
+
+	// What tells one user's token from another's. Default: nothing, the source
+	// has one token.
+	Keys []KeyPart `json:"keys,omitempty"`
+
+	// How long a token is believed to live when its answer does not say.
+	// Default: 1h.
+	Lifetime *Lifetime `json:"lifetime,omitempty"`
+
+	// How long before its expiry a token is renewed. Default: 20% of its
+	// lifetime, at most 5m; up to a quarter more at random.
+	RefreshAhead *RefreshAhead `json:"refresh_ahead,omitempty"`
+
+	// How long past its expiry a token still serves while renewals fail.
+	// Default: 0s.
+	Grace caddy.Duration `json:"grace,omitempty"`
+
+	// The least time between renewals that the API's refusals ask for.
+	// Default: 1s.
+	MinInterval caddy.Duration `json:"min_interval,omitempty"`
+
+	// How many keys' tokens are kept in memory. Default: 100000.
+	MaxKeys int `json:"max_keys,omitempty"`
+
+	// The circuit breaker at the token endpoint.
+	Breaker *Breaker `json:"breaker,omitempty"`
+
+	// Where the Caddyfile says it.
+	Origin *Origin `json:"origin,omitempty"`
+
+	grant Grant
+}
+
+// KeyPart is one value of a source's key.
+type KeyPart struct {
+	// The name under which a grant refers to it: {key.NAME}.
+	Name string `json:"name"`
+	// The request placeholder that gives the value. A header that is read here
+	// is not forwarded.
+	Value string `json:"value"`
+}
+
+// Lifetime is how long tokens live.
+type Lifetime struct {
+	// Assumed when the answer does not say, or says something absurd. Default: 1h.
+	Default caddy.Duration `json:"default,omitempty"`
+	// Caps what an answer says. Default: no cap.
+	Max caddy.Duration `json:"max,omitempty"`
+	// Tokens never expire, whatever an answer says.
+	Forever bool `json:"forever,omitempty"`
+}
+
+// RefreshAhead is how long before its expiry a token is renewed.
+type RefreshAhead struct {
+	// As a share of the lifetime, from 0 to 1. Default: 0.2.
+	Share float64 `json:"share,omitempty"`
+	// But no longer than this. Default: 5m.
+	Max caddy.Duration `json:"max,omitempty"`
+}
+
+// Breaker configures a circuit breaker.
+type Breaker struct {
+	// How many failures in a row open it. Default: 5.
+	TripAfter int `json:"trip_after,omitempty"`
+	// How long it stays open until one call is let through as a probe.
+	// Default: 30s.
+	OpenFor caddy.Duration `json:"open_for,omitempty"`
+}
+
+func (b *Breaker) settings() tokensource.BreakerSettings {
+	var s tokensource.BreakerSettings
+	if b != nil {
+		s = tokensource.BreakerSettings{TripAfter: uint32(b.TripAfter), OpenFor: time.Duration(b.OpenFor)} //nolint:gosec // checked from 1
+	}
+	s.SetDefaults()
+	return s
+}
+
+// provision loads the grant module. Nothing is called.
+func (ts *TokenSource) provision(ctx caddy.Context, name string) error {
+	if len(ts.GrantRaw) == 0 {
+		return ts.Origin.errorf("", "token_source %s: grant is required", name)
+	}
+	mod, err := ctx.LoadModule(ts, "GrantRaw")
+	if err != nil {
+		return ts.Origin.errorf("grant", "token_source %s: %w", name, err)
+	}
+	grant, ok := mod.(Grant)
+	if !ok {
+		return ts.Origin.errorf("grant", "token_source %s: module %T is no grant", name, mod)
+	}
+	ts.grant = grant
+	for i, k := range ts.Keys {
+		if k.Name == "" || k.Value == "" {
+			return ts.Origin.errorf("key", "token_source %s: a name and a placeholder are required", name)
+		}
+		if slices.ContainsFunc(ts.Keys[:i], func(o KeyPart) bool { return o.Name == k.Name }) {
+			return ts.Origin.errorf("key "+k.Name, "token_source %s: given twice", name)
+		}
+	}
+	return nil
+}
+
+func (ts *TokenSource) keyNames() []string {
+	names := make([]string, 0, len(ts.Keys))
+	for _, k := range ts.Keys {
+		names = append(names, k.Name)
+	}
+	return names
+}
+
+// config makes the library's settings.
+func (ts *TokenSource) config(name string, g tokensource.Grant) tokensource.Config {
+	cfg := tokensource.Config{
+		Name: name, Grant: g, KeyNames: ts.keyNames(),
+		Grace: time.Duration(ts.Grace), MinInterval: time.Duration(ts.MinInterval),
+		MaxKeys: ts.MaxKeys, Breaker: ts.Breaker.settings(),
+	}
+	if l := ts.Lifetime; l != nil {
+		cfg.Lifetime = tokensource.Lifetime{Default: time.Duration(l.Default), Max: time.Duration(l.Max), Forever: l.Forever}
+	}
+	if ra := ts.RefreshAhead; ra != nil {
+		cfg.RefreshAhead = tokensource.RefreshAhead{Fraction: ra.Share, Max: time.Duration(ra.Max)}
+	}
+	return cfg
+}
+
+// newResolver returns a resolver whose sum begins with the settings as they
+// are written; the values of placeholders follow.
+func (ts *TokenSource) newResolver(name string) (*resolver, error) {
+	raw, err := json.Marshal(ts)
+	if err != nil {
+		return nil, err
+	}
+	settings, err := withoutOrigins(raw)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.New()
+	fmt.Fprintf(sum, "%d:%s%d:%s", len(name), name, len(settings), settings)
+	return &resolver{repl: caddy.NewReplacer(), keyNames: ts.keyNames(), sum: sum}, nil
+}

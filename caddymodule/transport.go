@@ -1,0 +1,293 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"go.uber.org/zap"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource"
+)
+
+func init() {
+	caddy.RegisterModule(new(Transport))
+}
+
+// Transport is a reverse proxy transport that puts a valid token of a
+// [TokenSource] into every request. The app's own credentials are removed.
+//
+// When the API refuses the token (auth_failure), the token is renewed and the
+// request sent once more, if its body can be. The app sees the refusal only if
+// that was of no use, as it came, with the reason in Proxy-Status. A circuit
+// breaker, one for each key, opens when refusals go on.
+//
+// What the transport answers itself is application/problem+json; nothing is
+// ever sent without a token.
+//
+// All options of Caddy's http transport are options of this one too; where it
+// differs is in keeping 256 idle connections for each upstream instead of 32.
+type Transport struct {
+	reverseproxy.HTTPTransport
+
+	// The token source's name. Required.
+	Source string `json:"source"`
+
+	// What is put into the request, and where. Default: the header
+	// Authorization with "Bearer {token}", also when none of these holds {token}.
+	Inject []Injection `json:"inject,omitempty"`
+
+	// How much of a request's body is remembered so that it can be sent again;
+	// a longer one is not replayed. 0 is none. Default: 64KiB.
+	ReplayBody *int64 `json:"replay_body,omitempty"`
+
+	// The addresses and ranges that may call, by the connection's peer. A unix
+	// socket's callers always may: its file mode decides. Default: the loopback
+	// ranges, 127.0.0.0/8 and ::1.
+	Callers []string `json:"callers,omitempty"`
+
+	// The names, besides loopback's own, under which a caller on this host may
+	// address the sidecar. Any other name is taken for DNS rebinding.
+	Hosts []string `json:"hosts,omitempty"`
+
+	// What counts as the API's refusal of a token. Default: status 401.
+	AuthFailure *AuthFailure `json:"auth_failure,omitempty"`
+
+	// The circuit breaker at the API, one for each key.
+	Breaker *Breaker `json:"breaker,omitempty"`
+
+	// Hosts to which tokens may go over plain http, besides loopback.
+	AllowHTTP []string `json:"allow_http,omitempty"`
+
+	// Where the Caddyfile says it.
+	Origin *Origin `json:"origin,omitempty"`
+
+	source    *pooledSource
+	keys      keyReader
+	injector  injector
+	failure   refusal
+	callers   callerCheck
+	breakers  *breakers
+	replayMax int64
+	requests  requestCounters
+	replays   requestCounters
+	log       *zap.Logger
+}
+
+// CaddyModule returns the Caddy module information.
+func (*Transport) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.reverse_proxy.transport.bearer",
+		New: func() caddy.Module { return new(Transport) },
+	}
+}
+
+const (
+	defaultReplayBody = 64 << 10
+	// Caddy keeps 32 idle connections for each upstream. With more clients than
+	// that at once, connections are closed and opened for nothing, which over
+	// TLS costs more than the request.
+	defaultIdleConnsPerHost = 256
+)
+
+// Provision sets up t.
+func (t *Transport) Provision(ctx caddy.Context) error {
+	t.log = ctx.Logger()
+	if err := t.takeSource(ctx); err != nil {
+		return err
+	}
+	for _, step := range []func(caddy.Context) error{
+		t.provisionInjection, t.provisionChecks, t.checkUpstreams, t.provisionBreakers,
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	t.replayMax = defaultReplayBody
+	if t.ReplayBody != nil {
+		t.replayMax = *t.ReplayBody
+	}
+	t.requests = newCounters(requestsTotal, t.Source, append(problemNames(), resultOK, resultRefused, resultError)...)
+	t.replays = newCounters(replaysTotal, t.Source, replayResults...)
+
+	if t.KeepAlive == nil {
+		t.KeepAlive = new(reverseproxy.KeepAlive)
+	}
+	if t.KeepAlive.MaxIdleConnsPerHost == 0 {
+		t.KeepAlive.MaxIdleConnsPerHost = defaultIdleConnsPerHost
+	}
+	return t.HTTPTransport.Provision(ctx)
+}
+
+// takeSource finds the source, and how its key is read from a request.
+func (t *Transport) takeSource(ctx caddy.Context) error {
+	if t.Source == "" {
+		return t.Origin.errorf("", "transport bearer: source is required")
+	}
+	app, err := ctx.App(appName)
+	if err != nil {
+		return t.Origin.errorf("", "transport bearer %s: %w", t.Source, err)
+	}
+	src, settings, err := app.(*App).source(t.Source)
+	if err != nil {
+		return t.Origin.errorf("", "transport bearer: %w", err)
+	}
+	t.source = src
+	if t.keys, err = newKeyReader(settings.Keys); err != nil {
+		return settings.Origin.errorf("key", "token_source %s: %w", t.Source, err)
+	}
+	return nil
+}
+
+func (t *Transport) provisionInjection(caddy.Context) (err error) {
+	t.injector, err = newInjector(t.Inject, t.keys.names, t.Origin)
+	t.injector.remove = append(t.injector.remove, t.keys.headers...)
+	return err
+}
+
+func (t *Transport) provisionChecks(caddy.Context) (err error) {
+	if t.callers, err = newCallerCheck(t.Callers, t.Hosts); err != nil {
+		return t.Origin.errorf("callers", "%w", err)
+	}
+	if t.ReplayBody != nil && *t.ReplayBody < 0 {
+		return t.Origin.errorf("replay_body", "%d: expected a size of 0 or more", *t.ReplayBody)
+	}
+	t.failure, err = newRefusal(t.AuthFailure)
+	if err != nil {
+		return t.Origin.errorf("auth_failure", "%w", err)
+	}
+	return nil
+}
+
+func (t *Transport) provisionBreakers(ctx caddy.Context) error {
+	upstreams := ""
+	if h := handlerOf(ctx); h != nil {
+		for _, u := range h.Upstreams {
+			upstreams += u.Dial + " "
+		}
+	}
+	t.breakers = t.source.live.set(upstreams, t.Breaker.settings())
+	return nil
+}
+
+// handlerOf returns the reverse proxy that a transport belongs to.
+func handlerOf(ctx caddy.Context) *reverseproxy.Handler {
+	for _, mod := range ctx.Modules() {
+		if h, ok := mod.(*reverseproxy.Handler); ok {
+			return h
+		}
+	}
+	return nil
+}
+
+// checkUpstreams refuses to send tokens in the clear to another host. What
+// only a request decides is checked again with the request.
+func (t *Transport) checkUpstreams(ctx caddy.Context) error {
+	h := handlerOf(ctx)
+	if h == nil || t.TLSEnabled() {
+		return nil
+	}
+	for _, u := range h.Upstreams {
+		addr, err := caddy.ParseNetworkAddress(u.Dial)
+		if err != nil || addr.IsUnixNetwork() || plainHTTPAllowed(addr.Host, t.AllowHTTP) || hasPlaceholder(u.Dial) {
+			continue
+		}
+		return t.Origin.errorf("", "transport bearer %s: upstream %s: http would send tokens in the clear: expected https://, a loopback address, or the host's name in allow_http", t.Source, u.Dial)
+	}
+	return nil
+}
+
+// Cleanup closes idle connections.
+func (t *Transport) Cleanup() error { return t.HTTPTransport.Cleanup() }
+
+// RoundTrip sends the request with a token, once or twice. Its error is the
+// upstream connection's; whatever concerns tokens is an answer.
+func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	if p := t.callers.check(req); p != nil {
+		return t.answer(req, p), nil
+	}
+	if p := t.checkScheme(req); p != nil {
+		return t.answer(req, p), nil
+	}
+	key, values, err := t.keys.read(req)
+	if err != nil {
+		return t.answer(req, keyMissing(err)), nil
+	}
+	ctx := req.Context()
+	token, err := t.source.Token(ctx, key)
+	if err != nil {
+		return t.noToken(req, values, err)
+	}
+	allowed, err := t.breakers.allow(key)
+	if err != nil {
+		if !t.source.CanRenew(token) {
+			err = fmt.Errorf("%w: %w", tokensource.ErrAuthorizationRequired, err)
+		}
+		return t.answer(req, t.problemOf(err, values)), nil
+	}
+	a := attempt{t: t, req: req, key: key, values: values, body: captureBody(req, t.replayMax)}
+	res, verdict, err := a.run(token)
+	allowed(verdict)
+	return res, err
+}
+
+// noToken answers a request for which there is no token. A caller that is
+// gone gets its own error, as with any transport.
+func (t *Transport) noToken(req *http.Request, values []string, err error) (*http.Response, error) {
+	if ctxErr := req.Context().Err(); ctxErr != nil && errors.Is(err, ctxErr) {
+		t.requests.count(resultError)
+		return nil, err
+	}
+	return t.answer(req, t.problemOf(err, values)), nil
+}
+
+// answer makes the sidecar's own answer, and counts it.
+func (t *Transport) answer(req *http.Request, p *problem) *http.Response {
+	t.requests.count(p.name)
+	return p.response(req)
+}
+
+// checkScheme refuses plain http to another host, where the upstream is known
+// only now.
+func (t *Transport) checkScheme(req *http.Request) *problem {
+	if t.TLSEnabled() || req.URL.Scheme == "https" {
+		return nil
+	}
+	host := req.URL.Hostname()
+	if info, ok := reverseproxy.GetDialInfo(req.Context()); ok {
+		if info.Network == "unix" || info.Network == "unix+h2c" {
+			return nil
+		}
+		host = info.Host
+	}
+	if plainHTTPAllowed(host, t.AllowHTTP) {
+		return nil
+	}
+	return &problem{name: problemUpstreamInsecure, status: http.StatusBadGateway,
+		detail: "the upstream is plain http on another host: expected https, or its name in allow_http"}
+}
+
+// isHealthCheck tells Caddy's active health checks, which come from no
+// connection, from requests.
+func isHealthCheck(req *http.Request) bool {
+	return req.RemoteAddr == "" && req.Context().Value(caddyhttp.ServerCtxKey) == nil
+}
+
+// detached is a context for work that goes on when the request is gone.
+func detached(req *http.Request) context.Context { return context.WithoutCancel(req.Context()) }
+
+// Interface guards
+var (
+	_ caddy.Provisioner                                = (*Transport)(nil)
+	_ caddy.CleanerUpper                               = (*Transport)(nil)
+	_ http.RoundTripper                                = (*Transport)(nil)
+	_ reverseproxy.TLSTransport                        = (*Transport)(nil)
+	_ reverseproxy.H2CTransport                        = (*Transport)(nil)
+	_ reverseproxy.HealthCheckSchemeOverriderTransport = (*Transport)(nil)
+	_ reverseproxy.ProxyProtocolTransport              = (*Transport)(nil)
+	_ reverseproxy.RequestHeaderOpsTransport           = (*Transport)(nil)
+)
