@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -67,6 +68,9 @@ func (os options) parse(d *caddyfile.Dispenser, within string, o *Origin, other 
 			o.note(name+" "+args[0], line)
 		}
 		if err := opt.parse(d, args); err != nil {
+			if !strings.HasPrefix(err.Error(), name) {
+				err = fmt.Errorf("%s: %w", name, err)
+			}
 			return err
 		}
 	}
