@@ -127,7 +127,8 @@ func (a *App) build(name string) (*pooledSource, error) {
 		return nil, ts.Origin.errorf("", "token_source %s: %w", name, err)
 	}
 	gc := &GrantContext{
-		Context: a.ctx, Refresh: ts.Refresh, resolver: r, keyNames: ts.keyNames(),
+		Context: a.ctx, Refresh: ts.Refresh, Forever: ts.Lifetime != nil && ts.Lifetime.Forever,
+		resolver: r, keyNames: ts.keyNames(),
 		source: func(other string) (*tokensource.Source, error) {
 			if _, ok := a.Sources[other]; !ok {
 				return nil, a.noSuchSource(other)

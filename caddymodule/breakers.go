@@ -15,26 +15,38 @@ type breakers struct {
 	settings tokensource.BreakerSettings
 	counting atomic.Int64 // how many there are: mostly none
 	mu       sync.Mutex
-	byKey    map[tokensource.Key]*tokensource.Breaker
+	byKey    map[tokensource.Key]*keyBreaker
+}
+
+// keyBreaker is one key's. It remembers the token whose refusals it counts.
+type keyBreaker struct {
+	*tokensource.Breaker
+	token *tokensource.Token
 }
 
 // probeDeadline is how long a half-open breaker waits for its probe.
 const probeDeadline = 10 * time.Second
 
 func newBreakers(s tokensource.BreakerSettings) *breakers {
-	return &breakers{settings: s, byKey: make(map[tokensource.Key]*tokensource.Breaker)}
+	return &breakers{settings: s, byKey: make(map[tokensource.Key]*keyBreaker)}
 }
 
-// allow asks whether a request may be sent. If so, done takes its verdict.
-func (bs *breakers) allow(k tokensource.Key) (done func(tokensource.Verdict), err error) {
+// allow asks whether a request may be sent. If so, done takes its verdict. A
+// token that only a person can replace (renewable is false) and that was
+// replaced starts with a clean slate: what was counted is of the old one.
+func (bs *breakers) allow(k tokensource.Key, token *tokensource.Token, renewable bool) (done func(tokensource.Verdict), err error) {
 	if bs.counting.Load() == 0 {
-		return bs.first(k), nil
+		return bs.first(k, token), nil
 	}
 	bs.mu.Lock()
 	b := bs.byKey[k]
+	if b != nil && !renewable && b.token != token {
+		bs.drop(k)
+		b = nil
+	}
 	bs.mu.Unlock()
 	if b == nil {
-		return bs.first(k), nil
+		return bs.first(k, token), nil
 	}
 	report, err := b.Allow(probeDeadline)
 	if err != nil {
@@ -49,7 +61,7 @@ func (bs *breakers) allow(k tokensource.Key) (done func(tokensource.Verdict), er
 }
 
 // first makes a breaker when there is something to count.
-func (bs *breakers) first(k tokensource.Key) func(tokensource.Verdict) {
+func (bs *breakers) first(k tokensource.Key, token *tokensource.Token) func(tokensource.Verdict) {
 	return func(v tokensource.Verdict) {
 		if v != tokensource.Fails {
 			return
@@ -57,7 +69,7 @@ func (bs *breakers) first(k tokensource.Key) func(tokensource.Verdict) {
 		bs.mu.Lock()
 		b := bs.byKey[k]
 		if b == nil {
-			b = tokensource.NewBreaker(bs.settings)
+			b = &keyBreaker{tokensource.NewBreaker(bs.settings), token}
 			bs.byKey[k] = b
 			bs.counting.Store(int64(len(bs.byKey)))
 		}
@@ -68,13 +80,18 @@ func (bs *breakers) first(k tokensource.Key) func(tokensource.Verdict) {
 	}
 }
 
+// drop removes a breaker. The caller holds bs.mu.
+func (bs *breakers) drop(k tokensource.Key) {
+	delete(bs.byKey, k)
+	bs.counting.Store(int64(len(bs.byKey)))
+}
+
 // forget drops a breaker with nothing to count.
-func (bs *breakers) forget(k tokensource.Key, b *tokensource.Breaker) {
+func (bs *breakers) forget(k tokensource.Key, b *keyBreaker) {
 	bs.mu.Lock()
 	defer bs.mu.Unlock()
 	if bs.byKey[k] == b && b.Idle() {
-		delete(bs.byKey, k)
-		bs.counting.Store(int64(len(bs.byKey)))
+		bs.drop(k)
 	}
 }
 

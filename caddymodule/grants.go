@@ -30,6 +30,8 @@ type GrantContext struct {
 	caddy.Context
 	// Refresh is the source's refresh block, nil if it has none.
 	Refresh *Endpoint
+	// Forever: the source's tokens never expire.
+	Forever bool
 
 	resolver *resolver
 	keyNames []string
@@ -199,6 +201,11 @@ func (g *AuthorizationCode) TokenGrant(gc *GrantContext) (tokensource.Grant, err
 	// The scope belongs to the authorization request (RFC 6749, section 4.1.3).
 	grant.Params = grant.Params[:1]
 	grant.Person, grant.RedirectURI = true, redirectURI
+	if gc.Forever && gc.Refresh == nil {
+		// Where tokens live for ever nobody refreshes them; MonPay sends a refresh
+		// token all the same, and refuses it.
+		grant.RefreshEndpoint = nil
+	}
 	return grant, nil
 }
 

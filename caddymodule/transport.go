@@ -222,9 +222,10 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return t.noToken(req, values, err)
 	}
-	allowed, err := t.breakers.allow(key)
+	renewable := t.source.CanRenew(token)
+	allowed, err := t.breakers.allow(key, token, renewable)
 	if err != nil {
-		if !t.source.CanRenew(token) {
+		if !renewable {
 			err = fmt.Errorf("%w: %w", tokensource.ErrAuthorizationRequired, err)
 		}
 		return t.answer(req, t.problemOf(err, values)), nil

@@ -18,8 +18,10 @@ type Grant interface {
 	// Token obtains a token from nothing but the settings and the key. It is
 	// not called when the grant needs a person.
 	Token(ctx context.Context, v Vars) (*Answer, error)
-	// Refresh obtains a token for a refresh token (RFC 6749, section 6), or
-	// returns errors.ErrUnsupported.
+	// CanRefresh reports whether there is a place to refresh tokens at.
+	CanRefresh() bool
+	// Refresh obtains a token for a refresh token (RFC 6749, section 6). It is
+	// not called unless CanRefresh says so.
 	Refresh(ctx context.Context, v Vars, refreshToken Secret) (*Answer, error)
 	// Seed is a refresh token from elsewhere, to begin with; empty: none.
 	Seed() Secret
@@ -115,11 +117,11 @@ func (g *EndpointGrant) Token(ctx context.Context, v Vars) (*Answer, error) {
 	return g.Endpoint.Call(ctx, g.Name, g.Params, v)
 }
 
+// CanRefresh implements [Grant].
+func (g *EndpointGrant) CanRefresh() bool { return g.RefreshEndpoint != nil }
+
 // Refresh implements [Grant].
 func (g *EndpointGrant) Refresh(ctx context.Context, v Vars, refreshToken Secret) (*Answer, error) {
-	if g.RefreshEndpoint == nil {
-		return nil, errors.ErrUnsupported
-	}
 	return g.RefreshEndpoint.Call(ctx, callRefresh, []Param{
 		{Name: "grant_type", Value: Literal(callRefresh)},
 		{Name: "refresh_token", Value: Literal(refreshToken.Reveal()), Secret: true},

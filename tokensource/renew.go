@@ -100,14 +100,16 @@ func (s *Source) land(e *entry, f *flight, t *Token, via string, err error, why 
 	if t != nil {
 		e.tok = t
 	}
+	s.heed(err, now)
 	switch {
 	case err == nil:
 		e.failure = failure{}
 		if via != viaStore {
 			e.renewed = now
 		}
-	case why == ReasonCode && e.tok != nil:
-		// a code that fails says nothing about the token that is there
+	case why == ReasonCode:
+		// a code that fails says nothing of the token that is there, or of the
+		// next renewal
 	default:
 		e.failure = s.remember(e.failure, err, now)
 	}
@@ -126,14 +128,16 @@ func (s *Source) remember(last failure, err error, now time.Time) failure {
 		next.until = now.Add(recheckStore)
 		return next
 	}
-	asked := RetryAfter(err)
-	wait := retryAfter(asked, next.attempts, random())
-	var ee *EndpointError
-	if errors.As(err, &ee) && ee.Class == Throttled && asked > 0 {
-		s.throttledUntil.Store(now.Add(wait).UnixNano())
-	}
-	next.until = now.Add(wait)
+	next.until = now.Add(retryAfter(RetryAfter(err), next.attempts, random()))
 	return next
+}
+
+// heed holds every key back when the endpoint asked for fewer calls.
+func (s *Source) heed(err error, now time.Time) {
+	var ee *EndpointError
+	if asked := RetryAfter(err); errors.As(err, &ee) && ee.Class == Throttled && asked > 0 {
+		s.throttledUntil.Store(now.Add(asked).UnixNano())
+	}
 }
 
 // schedule sets the timer of a source without keys, so that its token is
@@ -260,7 +264,7 @@ func (s *Source) obtain(ctx context.Context, e *entry, cur *Token) (*Token, stri
 	if cur != nil && cur.refresh != "" {
 		refresh = Secret{cur.refresh}
 	}
-	if !refresh.Empty() {
+	if !refresh.Empty() && g.CanRefresh() {
 		a, err := s.guarded(func() (*Answer, error) { return g.Refresh(ctx, v, refresh) })
 		if err == nil {
 			if a.RefreshToken.Empty() { // RFC 6749, section 6: the old one stays good
@@ -291,7 +295,7 @@ func (s *Source) grantInstead(err error, cur *Token) bool {
 	switch {
 	case g.NeedsPerson():
 		return false
-	case errors.Is(err, errors.ErrUnsupported), errors.Is(err, ErrRefused):
+	case errors.Is(err, ErrRefused):
 		return true
 	}
 	// The refresh endpoint is down and the token is dead, but the grant asks

@@ -143,7 +143,8 @@ func (s *Source) GrantType() string { return s.cfg.Grant.Type() }
 // CanRenew reports whether a refused token of this source can be replaced
 // without a person.
 func (s *Source) CanRenew(t *Token) bool {
-	return t.refresh != "" || !s.cfg.Grant.NeedsPerson()
+	g := s.cfg.Grant
+	return !g.NeedsPerson() || (g.CanRefresh() && (t.refresh != "" || !g.Seed().Empty()))
 }
 
 // Token returns a usable token for the key. It returns at once with a fresh

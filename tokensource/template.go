@@ -1,14 +1,16 @@
 package tokensource
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 )
 
 // Template is text with variables in braces, such as "Bearer {token}" or
-// "{key.user}". A backslash before a brace takes it as it is. The zero
-// Template is empty text.
+// "{key.user}". A variable begins with a letter, so that JSON needs no
+// escapes; a backslash takes any brace as it is. The zero Template is empty
+// text.
 type Template struct{ parts []templatePart }
 
 type templatePart struct {
@@ -31,13 +33,10 @@ func ParseTemplate(text string) (Template, error) {
 		case c == '\\' && i+1 < len(text) && (text[i+1] == '{' || text[i+1] == '}'):
 			i++
 			literal.WriteByte(text[i])
-		case c == '{':
+		case c == '{' && i+1 < len(text) && isLetter(text[i+1]):
 			end := strings.IndexByte(text[i:], '}')
 			if end < 0 {
-				return Template{}, fmt.Errorf("placeholder %q is never closed: expected }", text[i:])
-			}
-			if end == 1 {
-				return Template{}, fmt.Errorf("an empty placeholder {} in %q", text)
+				return Template{}, errors.New("a placeholder is never closed: expected } after {")
 			}
 			flush()
 			t.parts = append(t.parts, templatePart{variable: text[i+1 : i+end]})
@@ -49,6 +48,8 @@ func ParseTemplate(text string) (Template, error) {
 	flush()
 	return t, nil
 }
+
+func isLetter(c byte) bool { return 'a' <= c|0x20 && c|0x20 <= 'z' }
 
 // Literal makes a template of text in which braces mean nothing.
 func Literal(text string) Template {

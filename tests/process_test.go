@@ -1,0 +1,97 @@
+package tests
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+)
+
+// binaries is where TestMain lets buildCaddy put what it builds.
+var binaries string
+
+func TestMain(m *testing.M) {
+	os.Exit(run(m))
+}
+
+// run lets the deferred call happen before the exit.
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "caddy-bearer-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	binaries = dir
+	return m.Run()
+}
+
+// buildCaddy builds a Caddy with the module, once however many tests want it.
+var buildCaddy = sync.OnceValues(func() (string, error) {
+	binary := filepath.Join(binaries, "caddy")
+	out, err := exec.Command("go", "build", "-o", binary, "./testcaddy").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("building Caddy: %w\n%s", err, out)
+	}
+	return binary, nil
+})
+
+// process is a Caddy of its own.
+type process struct {
+	cmd    *exec.Cmd
+	output bytes.Buffer
+	done   chan struct{} // closed when it has exited
+}
+
+// startProcess runs a configuration in a process of its own and waits until it listens on an address.
+func startProcess(t *testing.T, config []byte, vars map[string]string, address string) *process {
+	t.Helper()
+	binary, err := buildCaddy()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "config.json")
+	if err := os.WriteFile(file, config, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := &process{cmd: exec.Command(binary, "run", "--config", file), done: make(chan struct{})}
+	p.cmd.Env = environ(vars)
+	p.cmd.Stdout, p.cmd.Stderr = &p.output, &p.output
+	if err := p.cmd.Start(); err != nil {
+		t.Fatalf("starting Caddy: %v", err)
+	}
+	go func() {
+		_ = p.cmd.Wait() // killed, as a rule
+		close(p.done)
+	}()
+	t.Cleanup(func() { p.kill(t) })
+	eventually(t, 15*time.Second, "Caddy listens on "+address, func() bool {
+		select {
+		case <-p.done:
+			t.Fatalf("Caddy has exited:\n%s", p.output.String())
+		default:
+		}
+		conn, err := net.Dial("tcp", address)
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
+	return p
+}
+
+// kill ends the process with no chance to tidy up, and gives what it had printed.
+func (p *process) kill(t *testing.T) string {
+	t.Helper()
+	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		t.Errorf("killing Caddy: %v", err)
+	}
+	<-p.done
+	return p.output.String()
+}
