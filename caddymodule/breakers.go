@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,6 +14,7 @@ import (
 // million users who are well cost nothing.
 type breakers struct {
 	settings tokensource.BreakerSettings
+	log      *slog.Logger
 	counting atomic.Int64 // how many there are: mostly none
 	mu       sync.Mutex
 	byKey    map[tokensource.Key]*keyBreaker
@@ -27,8 +29,8 @@ type keyBreaker struct {
 // probeDeadline is how long a half-open breaker waits for its probe.
 const probeDeadline = 10 * time.Second
 
-func newBreakers(s tokensource.BreakerSettings) *breakers {
-	return &breakers{settings: s, byKey: make(map[tokensource.Key]*keyBreaker)}
+func newBreakers(s tokensource.BreakerSettings, log *slog.Logger) *breakers {
+	return &breakers{settings: s, log: log, byKey: make(map[tokensource.Key]*keyBreaker)}
 }
 
 // allow asks whether a request may be sent. If so, done takes its verdict. A
@@ -53,11 +55,20 @@ func (bs *breakers) allow(k tokensource.Key, token *tokensource.Token, renewable
 		return nil, err
 	}
 	return func(v tokensource.Verdict) {
-		report(v)
+		bs.report(k, b, report, v)
 		if v == tokensource.Works {
 			bs.forget(k, b)
 		}
 	}, nil
+}
+
+// report passes a verdict on, and tells when it changes the breaker's state.
+func (bs *breakers) report(k tokensource.Key, b *keyBreaker, done func(tokensource.Verdict), v tokensource.Verdict) {
+	before := b.State()
+	done(v)
+	if after := b.State(); after != before {
+		bs.log.Warn("the API's circuit breaker", "key", k.String(), "was", before, "is", after)
+	}
 }
 
 // first makes a breaker when there is something to count.
@@ -75,7 +86,7 @@ func (bs *breakers) first(k tokensource.Key, token *tokensource.Token) func(toke
 		}
 		bs.mu.Unlock()
 		if done, err := b.Allow(probeDeadline); err == nil {
-			done(v)
+			bs.report(k, b, done, v)
 		}
 	}
 }
@@ -108,6 +119,7 @@ func (bs *breakers) worst() tokensource.BreakerState {
 // breakerSets are the breakers of all the APIs that one source's tokens go
 // to. They stay when a config is reloaded.
 type breakerSets struct {
+	log  *slog.Logger
 	mu   sync.Mutex
 	sets map[breakerSetKey]*breakers
 }
@@ -125,7 +137,7 @@ func (s *breakerSets) set(upstreams string, settings tokensource.BreakerSettings
 		s.sets = make(map[breakerSetKey]*breakers)
 	}
 	if s.sets[key] == nil {
-		s.sets[key] = newBreakers(settings)
+		s.sets[key] = newBreakers(settings, s.log)
 	}
 	return s.sets[key]
 }

@@ -266,6 +266,13 @@ func checkClientAuth(method string, args []string) error {
 }
 
 func (e *Endpoint) buildParams(gc *GrantContext, ep *tokensource.Endpoint) error {
+	for _, resource := range e.Resource {
+		value, err := gc.template(e.Origin, "resource", resource)
+		if err != nil {
+			return err
+		}
+		ep.Params = append(ep.Params, tokensource.Param{Name: "resource", Value: value, Again: true})
+	}
 	for _, p := range e.Params {
 		value, err := gc.template(e.Origin, "param "+p.Name, p.Value)
 		if err != nil {

@@ -116,6 +116,9 @@ func (ij *injector) inject(req *http.Request, token *tokensource.Token, key []st
 		delete(out.Header, name)
 	}
 	ij.removeSpellings(out.Header)
+	if ij.smuggled(out.Trailer) {
+		out.Trailer = nil
+	}
 	if ij.plain {
 		token.SetAuthHeader(out)
 	}
@@ -128,18 +131,31 @@ func (ij *injector) inject(req *http.Request, token *tokensource.Token, key []st
 }
 
 // removeSpellings removes what a server behind CGI-like rules would take for
-// one of the removed headers: there '_' and '-' are the same. net/http has
-// made the case uniform already.
+// one of the removed headers.
 func (ij *injector) removeSpellings(h http.Header) {
 	for name := range h {
-		if !strings.Contains(name, "_") {
-			continue
-		}
-		plain := strings.Trim(strings.ReplaceAll(name, "_", "-"), "-")
-		if slices.ContainsFunc(ij.remove, func(r string) bool { return strings.EqualFold(r, plain) }) {
+		if strings.Contains(name, "_") && ij.removes(name) {
 			delete(h, name)
 		}
 	}
+}
+
+// removes reports whether a header of this name must not come from the app.
+// '_' counts as '-', as in CGI; net/http has made the case uniform already.
+func (ij *injector) removes(name string) bool {
+	plain := strings.Trim(strings.ReplaceAll(name, "_", "-"), "-")
+	return slices.ContainsFunc(ij.remove, func(r string) bool { return strings.EqualFold(r, plain) })
+}
+
+// smuggled reports whether a trailer bears a removed header's name: servers
+// were seen to merge trailers into headers.
+func (ij *injector) smuggled(trailer http.Header) bool {
+	for name := range trailer {
+		if ij.removes(name) {
+			return true
+		}
+	}
+	return false
 }
 
 func (ij *injector) put(out *http.Request, item *injected, token *tokensource.Token, key []string) error {

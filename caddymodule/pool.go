@@ -47,7 +47,8 @@ func takeSource(cfg tokensource.Config, gc *GrantContext, g Grant) (*pooledSourc
 		if err != nil {
 			return nil, err
 		}
-		ps := &pooledSource{Source: src, id: id, env: env, live: new(breakerSets)}
+		log := cfg.Logger.With("source", cfg.Name)
+		ps := &pooledSource{Source: src, id: id, env: env, live: &breakerSets{log: log}}
 		if auth != nil {
 			ps.logins = newLogins(auth)
 		}

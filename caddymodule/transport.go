@@ -10,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
 )
@@ -249,6 +250,9 @@ func (t *Transport) noToken(req *http.Request, values []string, err error) (*htt
 // answer makes the sidecar's own answer, and counts it.
 func (t *Transport) answer(req *http.Request, p *problem) *http.Response {
 	t.requests.count(p.name)
+	if c := t.log.Check(zapcore.DebugLevel, "answered by the sidecar"); c != nil {
+		c.Write(zap.String("source", t.Source), zap.String("problem", p.name), zap.String("detail", p.detail))
+	}
 	return p.response(req)
 }
 

@@ -18,6 +18,9 @@ const (
 	BreakerOpen
 )
 
+// String returns closed, half-open or open.
+func (s BreakerState) String() string { return [...]string{"closed", "half-open", "open"}[s] }
+
 // BreakerSettings say when a circuit breaker opens, and for how long.
 type BreakerSettings struct {
 	// TripAfter failures in a row open it. Default: 5.

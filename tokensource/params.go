@@ -46,6 +46,8 @@ type Param struct {
 	Type ParamType
 	// Secret: the value is looked for in errors, and never printed.
 	Secret bool
+	// Again: it stands beside others of its name, as RFC 8707's resource may.
+	Again bool
 }
 
 // sent is a parameter with its value.
@@ -54,6 +56,7 @@ type sent struct {
 	in          ParamsIn
 	kind        ParamType
 	secret      bool
+	again       bool
 }
 
 // ParamList is a token request's parameters while it is being made: what a
@@ -69,7 +72,7 @@ func (p *ParamList) SetSecret(name string, value Secret) {
 }
 
 func (p *ParamList) put(s sent) {
-	if i := slices.IndexFunc(p.list, func(o sent) bool { return o.name == s.name }); i >= 0 {
+	if i := slices.IndexFunc(p.list, func(o sent) bool { return o.name == s.name }); i >= 0 && !s.again {
 		s.secret = s.secret || p.list[i].secret
 		p.list[i] = s
 		return
@@ -85,7 +88,7 @@ func (ep *Endpoint) expand(p *ParamList, params []Param, v Vars) error {
 		if err != nil {
 			return fmt.Errorf("parameter %s: %w", param.Name, err)
 		}
-		p.put(sent{param.Name, value, param.In, param.Type, param.Secret})
+		p.put(sent{param.Name, value, param.In, param.Type, param.Secret, param.Again})
 	}
 	return nil
 }

@@ -209,7 +209,18 @@ func (s *Source) renew(ctx context.Context, e *entry, f *flight) (*Token, string
 	if refusal.permanent {
 		return nil, "", refusal.err // and the store has nothing newer
 	}
-	return s.obtain(ctx, e, cur)
+	t, via, err := s.obtain(ctx, e, cur)
+	if errors.Is(err, ErrRefused) {
+		// Another process may have been faster: then the refusal is of a refresh
+		// token that is no longer the one.
+		if stored, loadErr := s.load(ctx, e.key); loadErr == nil && newer(stored, cur) {
+			if stateAt(time.Now(), stored) != expired {
+				return stored, viaStore, nil
+			}
+			return s.obtain(ctx, e, stored)
+		}
+	}
+	return t, via, err
 }
 
 func newer(stored, cur *Token) bool {
@@ -312,7 +323,13 @@ func (s *Source) guarded(call func() (*Answer, error)) (a *Answer, err error) {
 		return nil, err
 	}
 	verdict := Fails // also of a panic
-	defer func() { done(verdict) }()
+	defer func() {
+		before := s.breaker.State()
+		done(verdict)
+		if after := s.breaker.State(); after != before {
+			s.log.Warn("token endpoint's circuit breaker", "source", s.cfg.Name, "was", before, "is", after)
+		}
+	}()
 	a, err = call()
 	verdict = judge(err)
 	return a, err

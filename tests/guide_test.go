@@ -1,0 +1,159 @@
+package tests
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+)
+
+// TestFirstRun does what the README's first screen says, as a user would: one
+// command builds Caddy and runs the demo, and a call to it shows that the API
+// saw a token.
+func TestFirstRun(t *testing.T) {
+	dir := t.TempDir()
+	var output bytes.Buffer
+	cmd := exec.Command("./xcaddy.sh", "run")
+	cmd.Dir = ".."
+	vars := environ(map[string]string{"XDG_DATA_HOME": filepath.Join(dir, "data"), "XDG_CONFIG_HOME": filepath.Join(dir, "config")})
+	cmd.Env = slices.DeleteFunc(vars, func(v string) bool { return strings.HasPrefix(v, "PROVIDER=") })
+	cmd.Stdout, cmd.Stderr = &output, &output
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	defer func() {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM)
+		if err := <-done; err != nil {
+			t.Errorf("Caddy did not end well on SIGTERM: %v\n%s", err, output.String())
+		}
+	}()
+
+	var body string
+	eventually(t, 5*time.Minute, "the demo answers", func() bool {
+		select {
+		case err := <-done:
+			done <- err
+			t.Fatalf("./xcaddy.sh run ended: %v\n%s", err, output.String())
+		default:
+		}
+		var status int
+		status, body = get("http://127.0.0.1:9000/hello")
+		return status == http.StatusOK
+	})
+	if want := "The API saw a Bearer token"; !strings.Contains(body, want) {
+		t.Errorf("the demo answered %q: expected it to say %q", body, want)
+	}
+	if status, _ := get("http://127.0.0.1:9099/hello"); status != http.StatusUnauthorized {
+		t.Errorf("the demo's API answered %d to a call without a token: expected 401", status)
+	}
+	if _, metrics := get("http://127.0.0.1:2019/metrics"); !strings.Contains(metrics, `caddy_bearer_requests_total{result="ok",source="demo"} 1`) {
+		t.Errorf("the metrics do not show the demo's request:\n%s", metrics)
+	}
+}
+
+// get returns status 0 when nobody answers.
+func get(url string) (status int, body string) {
+	res, err := http.Get(url)
+	if err != nil {
+		return 0, ""
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		return 0, ""
+	}
+	return res.StatusCode, string(b)
+}
+
+// TestReadmeCaddyfile loads the smallest Caddyfile as the README prints it.
+func TestReadmeCaddyfile(t *testing.T) {
+	readme := string(mustRead(t, "..", "README.md"))
+	_, rest, ok := strings.Cut(readme, "## The smallest Caddyfile\n\n```caddyfile\n")
+	if !ok {
+		t.Fatal("the README has no smallest Caddyfile")
+	}
+	text, _, _ := strings.Cut(rest, "```")
+	place := newPlace(t)
+	t.Setenv("ACME_CLIENT_ID", "id")
+	t.Setenv("ACME_CLIENT_SECRET", "secret")
+	place.load(t, place.contain(t, adapt(t, "README", []byte(strings.ReplaceAll(text, ":9000", ":"+freePort(t))))))
+}
+
+// TestReadmeOptions holds the README's grammar against the parsers' tables:
+// every option that a misspelt word is answered with stands there.
+func TestReadmeOptions(t *testing.T) {
+	readme := string(mustRead(t, "..", "README.md"))
+	blocks := map[string]string{
+		"token_source":       "{\n token_source a {\n zzz\n }\n}\n",
+		"client_credentials": "{\n token_source a {\n grant client_credentials {\n zzz\n }\n }\n}\n",
+		"password":           "{\n token_source a {\n grant password {\n zzz\n }\n }\n}\n",
+		"authorization_code": "{\n token_source a {\n grant authorization_code {\n zzz\n }\n }\n}\n",
+		"refresh_token":      "{\n token_source a {\n grant refresh_token {\n zzz\n }\n }\n}\n",
+		"response":           "{\n token_source a {\n grant request {\n response {\n zzz\n }\n }\n }\n}\n",
+		"transport":          ":80 {\n reverse_proxy localhost:81 {\n transport bearer a {\n zzz\n }\n }\n}\n",
+		"auth_failure":       ":80 {\n reverse_proxy localhost:81 {\n transport bearer a {\n auth_failure {\n zzz\n }\n }\n }\n}\n",
+		"token_login":        ":80 {\n token_login a {\n zzz\n }\n}\n",
+	}
+	list := regexp.MustCompile(`one of ([a-z_, ]+)`)
+	for name, caddyfile := range blocks {
+		message := adaptError(t, caddyfile)
+		match := list.FindStringSubmatch(message)
+		if match == nil {
+			t.Errorf("%s: the error names no options: %s", name, message)
+			continue
+		}
+		for _, option := range strings.Split(strings.Split(match[1], ", or an option")[0], ", ") {
+			option = strings.TrimSpace(option)
+			if option != "" && option != "at" && !regexp.MustCompile(`(?m)^\s*`+option+`\b`).MatchString(readme) {
+				t.Errorf("%s: the README's grammar lacks %q", name, option)
+			}
+		}
+	}
+}
+
+// TestLayers holds the direction of the imports: the library knows nothing of
+// Caddy, and nothing imports the tests.
+func TestLayers(t *testing.T) {
+	for pkg, banned := range map[string][]string{
+		"./tokensource": {"github.com/caddyserver/", "caddy-bearer/caddymodule", "caddy-bearer/tests", "go.uber.org/zap"},
+		"./caddymodule": {"caddy-bearer/tests", "caddy-bearer/bench"},
+	} {
+		cmd := exec.Command("go", "list", "-deps", pkg)
+		cmd.Dir = ".."
+		cmd.Stderr = os.Stderr
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, dep := range strings.Fields(string(out)) {
+			for _, b := range banned {
+				if strings.Contains(dep, b) {
+					t.Errorf("%s depends on %s", pkg, dep)
+				}
+			}
+		}
+	}
+}
+
+// adaptError adapts a Caddyfile that is wrong, and returns what is said of it.
+func adaptError(t *testing.T, text string) string {
+	t.Helper()
+	_, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), map[string]any{"filename": "Caddyfile"})
+	if err == nil {
+		t.Fatalf("adapted, though it is wrong:\n%s", text)
+	}
+	return err.Error()
+}
