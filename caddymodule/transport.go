@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -30,8 +32,9 @@ func init() {
 // What the transport answers itself is application/problem+json; nothing is
 // ever sent without a token.
 //
-// All options of Caddy's http transport are options of this one too; where it
-// differs is in keeping 256 idle connections for each upstream instead of 32.
+// All options of Caddy's http transport are options of this one too. Two
+// defaults differ: 256 idle connections are kept for each upstream, not 32;
+// and compression that the app did not ask for is not asked for.
 type Transport struct {
 	reverseproxy.HTTPTransport
 
@@ -67,16 +70,18 @@ type Transport struct {
 	// Where the Caddyfile says it.
 	Origin *Origin `json:"origin,omitempty"`
 
-	source    *pooledSource
-	keys      keyReader
-	injector  injector
-	failure   refusal
-	callers   callerCheck
-	breakers  *breakers
-	replayMax int64
-	requests  requestCounters
-	replays   requestCounters
-	log       *zap.Logger
+	source *pooledSource
+	// schemeKnown: no request decides whether tokens would go out in the clear.
+	schemeKnown bool
+	keys        keyReader
+	injector    injector
+	failure     refusal
+	callers     callerCheck
+	breakers    *breakers
+	replayMax   int64
+	requests    requestCounters
+	replays     requestCounters
+	log         *zap.Logger
 }
 
 // CaddyModule returns the Caddy module information.
@@ -120,6 +125,11 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	}
 	if t.KeepAlive.MaxIdleConnsPerHost == 0 {
 		t.KeepAlive.MaxIdleConnsPerHost = defaultIdleConnsPerHost
+	}
+	if t.Compression == nil {
+		// net/http would ask for gzip in the app's place, and unpack it: the API's
+		// answer would not pass as it came.
+		t.Compression = new(bool)
 	}
 	return t.HTTPTransport.Provision(ctx)
 }
@@ -189,12 +199,21 @@ func handlerOf(ctx caddy.Context) *reverseproxy.Handler {
 // only a request decides is checked again with the request.
 func (t *Transport) checkUpstreams(ctx caddy.Context) error {
 	h := handlerOf(ctx)
-	if h == nil || t.TLSEnabled() {
+	if t.TLSEnabled() {
+		t.schemeKnown = len(t.TLS.ExceptPorts) == 0
 		return nil
 	}
+	if h == nil {
+		return nil
+	}
+	t.schemeKnown = h.DynamicUpstreamsRaw == nil && len(h.Upstreams) > 0
 	for _, u := range h.Upstreams {
 		addr, err := caddy.ParseNetworkAddress(u.Dial)
-		if err != nil || addr.IsUnixNetwork() || plainHTTPAllowed(addr.Host, t.AllowHTTP) || hasPlaceholder(u.Dial) {
+		switch {
+		case err != nil || hasPlaceholder(u.Dial):
+			t.schemeKnown = false
+			continue
+		case addr.IsUnixNetwork(), plainHTTPAllowed(addr.Host, t.AllowHTTP):
 			continue
 		}
 		return t.Origin.errorf("", "transport bearer %s: upstream %s: http would send tokens in the clear: expected https://, a loopback address, or the host's name in allow_http", t.Source, u.Dial)
@@ -259,12 +278,12 @@ func (t *Transport) answer(req *http.Request, p *problem) *http.Response {
 // checkScheme refuses plain http to another host, where the upstream is known
 // only now.
 func (t *Transport) checkScheme(req *http.Request) *problem {
-	if t.TLSEnabled() || req.URL.Scheme == "https" {
+	if t.schemeKnown || (t.TLSEnabled() && !slices.Contains(t.TLS.ExceptPorts, req.URL.Port())) {
 		return nil
 	}
 	host := req.URL.Hostname()
 	if info, ok := reverseproxy.GetDialInfo(req.Context()); ok {
-		if info.Network == "unix" || info.Network == "unix+h2c" {
+		if strings.HasPrefix(info.Network, "unix") {
 			return nil
 		}
 		host = info.Host

@@ -2,13 +2,12 @@ package tokensource
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"net/url"
-	"strings"
 	"time"
 )
 
@@ -88,12 +87,11 @@ func (ep *Endpoint) Call(ctx context.Context, call string, params []Param, v Var
 	}
 	t, err := ep.Bearer.Token(ctx, key)
 	if err != nil {
-		return nil, fmt.Errorf("token of source %s: %w", ep.Bearer.Name(), err)
+		return nil, &chainError{ep.Bearer.Name(), err}
 	}
 	a, err := ep.attempt(ctx, call, params, v, t)
-	var ee *EndpointError
-	if !errors.As(err, &ee) || ee.Status != http.StatusUnauthorized {
-		t.Accepted()
+	if !refusedBearer(err) {
+		acceptedBy(t, err)
 		return a, err
 	}
 	fresh, renewErr := ep.Bearer.Renew(ctx, key, t)
@@ -101,11 +99,40 @@ func (ep *Endpoint) Call(ctx context.Context, call string, params []Param, v Var
 		return nil, err
 	}
 	a, err = ep.attempt(ctx, call, params, v, fresh)
-	if err == nil {
-		fresh.Accepted()
+	if !refusedBearer(err) {
+		acceptedBy(fresh, err)
 	}
 	return a, err
 }
+
+// refusedBearer reports whether the endpoint refused the other source's token,
+// which says nothing final about this one.
+func refusedBearer(err error) bool {
+	var ee *EndpointError
+	if !errors.As(err, &ee) || ee.Status != http.StatusUnauthorized {
+		return false
+	}
+	ee.Class = Transient
+	return true
+}
+
+// acceptedBy notes that an endpoint which answered took the token.
+func acceptedBy(t *Token, err error) {
+	var ee *EndpointError
+	if err == nil || (errors.As(err, &ee) && ee.Status != 0 && ee.Status < http.StatusInternalServerError) {
+		t.Accepted()
+	}
+}
+
+// chainError: the source whose token authorizes the call has none.
+type chainError struct {
+	source string
+	err    error
+}
+
+func (e *chainError) Error() string { return "token of source " + e.source + ": " + e.err.Error() }
+func (e *chainError) Unwrap() error { return e.err }
+func (e *chainError) final() bool   { return final(e.err) }
 
 // keyFrom picks this source's key out of another's: the values of the same
 // names.
@@ -138,14 +165,11 @@ func (ep *Endpoint) attempt(ctx context.Context, call string, params []Param, v 
 	if transport == nil {
 		transport = defaultTransport
 	}
-	client := http.Client{
-		Transport: transport,
-		// A redirect would carry the client secret to wherever it points.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-	res, err := client.Do(req)
+	// A round trip, not a client's Do: redirects would carry the client secret to
+	// wherever they point.
+	res, err := transport.RoundTrip(req)
 	if err != nil {
-		fail.Err, fail.Sent = plainError(ctx, err, secrets)
+		fail.Err, fail.Sent = plainError(ctx, err)
 		return nil, fail
 	}
 	defer res.Body.Close()
@@ -155,7 +179,7 @@ func (ep *Endpoint) attempt(ctx context.Context, call string, params []Param, v 
 		err = errTooLong
 	}
 	if err != nil {
-		fail.Err, _ = plainError(ctx, err, secrets)
+		fail.Err, _ = plainError(ctx, err)
 		// what a refusal says is in its status; only an answer is lost when cut
 		fail.Class = ep.Response.classOf(res, nil, "")
 		fail.RetryAfter = parseRetryAfter(res.Header.Get("Retry-After"), time.Now())
@@ -169,29 +193,37 @@ var (
 	errTooLong = fmt.Errorf("the answer is longer than %d KiB", maxAnswer>>10)
 )
 
-// plainError is err without what must not be told: net/url's errors quote the
-// URL, with credentials in its query, and net/http's quote what the other
-// side sent. sent is false when the request surely never left.
-func plainError(ctx context.Context, err error, secrets []string) (plain error, sent bool) {
-	var dial *net.OpError
-	sent = !(errors.As(err, &dial) && dial.Op == "dial")
-	if context.Cause(ctx) == errTimeout && errors.Is(err, context.DeadlineExceeded) {
+// plainError is err without what must not be told: net/http's errors quote
+// what the other side sent, and that may be what we sent. So only errors that
+// are known to hold addresses, names and reasons are told as they are. sent is
+// false when the request surely never left.
+func plainError(ctx context.Context, err error) (plain error, sent bool) {
+	var (
+		op          *net.OpError
+		dns         *net.DNSError
+		certificate *tls.CertificateVerificationError
+		alert       tls.AlertError
+	)
+	sent = !(errors.As(err, &op) && op.Op == "dial")
+	switch {
+	case errors.Is(err, errTimeout), errors.Is(err, context.DeadlineExceeded) && context.Cause(ctx) == errTimeout:
 		return errTimeout, sent
+	case errors.Is(err, context.Canceled):
+		return context.Canceled, sent
+	case errors.Is(err, context.DeadlineExceeded):
+		return context.DeadlineExceeded, sent
+	case errors.Is(err, errTooLong):
+		return errTooLong, sent
+	case errors.As(err, &dns):
+		return dns, false
+	case errors.As(err, &certificate):
+		return certificate, false
+	case errors.As(err, &alert):
+		return fmt.Errorf("TLS: %w", alert), sent
+	case errors.As(err, &op):
+		return op, sent
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return errors.New("the connection was closed before the answer was complete"), sent
 	}
-	var ue *url.Error
-	if errors.As(err, &ue) {
-		err = ue.Err
-	}
-	text := err.Error()
-	for _, quoting := range []string{"malformed", "invalid", "unexpected"} {
-		if strings.Contains(text, quoting) && !strings.Contains(text, "x509") && !errors.Is(err, io.ErrUnexpectedEOF) {
-			return errors.New("the answer is not well-formed HTTP"), sent
-		}
-	}
-	for _, s := range secrets {
-		if strings.Contains(text, s) {
-			return errors.New("the connection failed"), sent
-		}
-	}
-	return errors.New(text), sent
+	return fmt.Errorf("the answer is not well-formed HTTP, or not of the expected kind (%T)", err), sent
 }

@@ -35,32 +35,28 @@ func (es *entries) add(k Key, now time.Time) *entry {
 	if v, loaded := es.byKey.LoadOrStore(k, e); loaded {
 		return v.(*entry)
 	}
+	es.evict(now)
 	heap.Push(&es.order, lruItem{e, now.UnixNano()})
-	es.evict()
 	return e
 }
 
-// evict removes the entries longest unused until the table is within its
-// bound. The heap is lazy: it holds the time of use as it was when the entry
-// was last looked at, and an entry used since goes back in with the new one.
-// What may not be evicted stays, over the bound if need be: a token that only
-// a person could replace is worth more than memory.
-func (es *entries) evict() {
+// evict makes room for one more, removing the entries longest unused. The heap
+// is lazy: it holds the time of use as it was when the entry was last looked
+// at, and an entry used since goes back in with the new one. What may not be
+// evicted goes back too, as if it were used now, and stays over the bound if
+// need be: a token that only a person could replace is worth more than memory.
+func (es *entries) evict(now time.Time) {
 	var kept []lruItem
-	for es.order.Len()+len(kept) > es.max && es.order.Len() > 0 {
+	for es.order.Len()+len(kept) >= es.max && es.order.Len() > 0 && len(kept) < maxUnevictable {
 		item := heap.Pop(&es.order).(lruItem)
-		if used := item.entry.used.Load(); used > item.used {
+		switch used := item.entry.used.Load(); {
+		case used > item.used:
 			heap.Push(&es.order, lruItem{item.entry, used})
-			continue
+		case item.entry.evict(es.keep):
+			es.byKey.Delete(item.entry.key)
+		default:
+			kept = append(kept, lruItem{item.entry, now.UnixNano()})
 		}
-		if !item.entry.evict(es.keep) {
-			kept = append(kept, item)
-			if len(kept) >= maxUnevictable {
-				break
-			}
-			continue
-		}
-		es.byKey.Delete(item.entry.key)
 	}
 	for _, item := range kept {
 		heap.Push(&es.order, item)

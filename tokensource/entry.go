@@ -21,13 +21,16 @@ type entry struct {
 
 	mu      sync.Mutex // never held across I/O or a callback
 	tok     *Token     // the newest token, be it expired or refused
-	unsaved bool       // tok is not in the store yet
-	flight  *flight    // the renewal that runs, if any
-	failure failure    // of the last renewal; zero after one that worked
-	renewed time.Time  // when a token call last brought a token
+	unsaved unsaved
+	flight  *flight   // the renewal that runs, if any
+	failure failure   // of the last renewal; zero after one that worked
+	renewed time.Time // when a token call last brought a token
 	code    codeMemory
 	timer   *time.Timer
 	evicted bool
+
+	deadRefresh string            // a refresh token that was refused
+	setAside    [sha256.Size]byte // of the damaged record that was set aside
 }
 
 // flight is one renewal, shared by all who wait for it.
@@ -36,6 +39,17 @@ type flight struct {
 	tok    *Token
 	err    error
 	forced *Token // the token that the API refused, if one did
+	writes bool   // it only writes tok to the store
+	// unsettled: the store could not be read, see errUnsettled. The flight's own.
+	unsettled bool
+}
+
+// unsaved is the state of a token that the store has not taken yet.
+type unsaved struct {
+	is        bool
+	unsettled bool
+	tries     int       // that failed
+	next      time.Time // when to try again
 }
 
 // failure is what is remembered of a renewal that did not work.
@@ -64,8 +78,8 @@ func (s *Source) mayTry(e *entry, now time.Time) (time.Duration, error) {
 	if e.failure.err != nil && now.Before(e.failure.until) {
 		return e.failure.until.Sub(now), e.failure.err
 	}
-	if until := s.throttledUntil.Load(); now.UnixNano() < until {
-		return time.Duration(until - now.UnixNano()), errThrottled
+	if until := s.throttled.Load(); until != nil && now.Before(*until) {
+		return until.Sub(now), errThrottled
 	}
 	return 0, nil
 }
@@ -79,6 +93,9 @@ func (s *Source) await(ctx context.Context, e *entry) (*Token, error) {
 		e.mu.Lock()
 		if e.evicted {
 			e.mu.Unlock()
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
 			e = s.entry(e.key, time.Now())
 			continue
 		}
@@ -99,12 +116,11 @@ func (s *Source) await(ctx context.Context, e *entry) (*Token, error) {
 		if f == nil {
 			var err error
 			if wait, err = s.mayTry(e, now); err != nil {
-				permanent := e.failure.permanent
 				e.mu.Unlock()
 				if s.inGrace(now, t) {
 					return t, nil
 				}
-				if permanent {
+				if final(err) {
 					return nil, err
 				}
 				if now.Add(wait).After(giveUp) {
@@ -128,11 +144,8 @@ func (s *Source) await(ctx context.Context, e *entry) (*Token, error) {
 		if err := f.wait(ctx); err != nil {
 			return nil, err
 		}
-		if f.err == nil {
+		if f.err == nil && !f.writes {
 			return f.tok, nil
-		}
-		if errors.Is(f.err, ErrClosed) {
-			return nil, f.err
 		}
 	}
 }
@@ -148,11 +161,15 @@ func (s *Source) inGrace(now time.Time, t *Token) bool {
 // wrong.
 func (s *Source) Renew(ctx context.Context, k Key, refused *Token) (*Token, error) {
 	e := s.entry(k, time.Now())
+	giveUp := time.Now().Add(s.cfg.Patience)
 	for {
 		e.mu.Lock()
 		now := time.Now()
 		if e.evicted {
 			e.mu.Unlock()
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
 			e = s.entry(k, now)
 			continue
 		}
@@ -167,7 +184,7 @@ func (s *Source) Renew(ctx context.Context, k Key, refused *Token) (*Token, erro
 				e.mu.Unlock()
 				// A token that worked was revoked: worth the wait. One that never
 				// did would be refused again.
-				if !errors.Is(err, ErrTooSoon) || !refused.accepted.Load() {
+				if final(err) || !refused.accepted.Load() || now.Add(wait).After(giveUp) {
 					return nil, &delayedError{err, wait}
 				}
 				if err := sleep(ctx, wait); err != nil {
@@ -179,15 +196,19 @@ func (s *Source) Renew(ctx context.Context, k Key, refused *Token) (*Token, erro
 				e.mu.Unlock()
 				return nil, ErrClosed
 			}
-		} else if f.forced == nil {
+		} else if f.forced == nil && !f.writes {
 			f.forced = refused // the renewal that runs anyway answers for it
 		}
-		e.cur.Store(nil) // nobody takes the refused token while its successor is on the way
+		if !f.writes {
+			e.cur.Store(nil) // nobody takes the refused token while its successor is on the way
+		}
 		e.mu.Unlock()
 		if err := f.wait(ctx); err != nil {
 			return nil, err
 		}
-		return f.tok, f.err
+		if !f.writes {
+			return f.tok, f.err
+		}
 	}
 }
 
@@ -219,6 +240,9 @@ func (s *Source) Exchange(ctx context.Context, k Key, c Code) (*Token, error) {
 		e.mu.Lock()
 		if e.evicted {
 			e.mu.Unlock()
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
 			e = s.entry(k, time.Now())
 			continue
 		}
@@ -235,8 +259,8 @@ func (s *Source) Exchange(ctx context.Context, k Key, c Code) (*Token, error) {
 			e.mu.Unlock()
 			return t, err
 		}
-		f := s.launch(ctx, e, ReasonCode, nil, func(ctx context.Context, e *entry, _ *flight) (*Token, string, error) {
-			return s.exchange(ctx, g, e, c, sum)
+		f := s.launch(ctx, e, ReasonCode, nil, func(ctx context.Context, e *entry, f *flight) (*Token, string, error) {
+			return s.exchange(ctx, g, e, f, c, sum)
 		})
 		e.mu.Unlock()
 		if f == nil {
@@ -254,19 +278,11 @@ func (s *Source) Exchange(ctx context.Context, k Key, c Code) (*Token, error) {
 func (e *entry) evict(keep bool) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.flight != nil || e.unsaved || (keep && e.tok != nil) {
+	if e.flight != nil || e.unsaved.is || (keep && e.tok != nil) {
 		return false
 	}
 	e.evicted = true
 	return true
-}
-
-func (e *entry) stopTimer() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.timer != nil {
-		e.timer.Stop()
-	}
 }
 
 func (f *flight) wait(ctx context.Context) error {

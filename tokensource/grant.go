@@ -3,6 +3,7 @@ package tokensource
 import (
 	"context"
 	"errors"
+	"slices"
 )
 
 // Grant is a way to obtain a token. Its methods make token calls: they may
@@ -103,13 +104,25 @@ func (g *EndpointGrant) SameEndpoint() bool {
 	return g.RefreshEndpoint == nil || g.RefreshEndpoint.URL.text() == g.Endpoint.URL.text()
 }
 
-// Identity implements [Grant].
+// Identity implements [Grant]. Parameters and headers choose a tenant, a scope
+// or an audience, and so belong to it; but not the headers of a grant that
+// needs a person, where an API key that is changed must not cost a consent.
 func (g *EndpointGrant) Identity() []string {
-	seed := ""
+	id := []string{g.Name, g.Endpoint.URL.text(), g.Endpoint.Client.ID.text(), g.User, ""}
 	if !g.RefreshToken.Empty() {
-		seed = hashParts("seed", g.RefreshToken.Reveal())
+		id[4] = hashParts("seed", g.RefreshToken.Reveal())
 	}
-	return []string{g.Name, g.Endpoint.URL.text(), g.Endpoint.Client.ID.text(), g.User, seed}
+	for _, p := range append(slices.Clone(g.Params), g.Endpoint.Params...) {
+		if !p.Secret {
+			id = append(id, "param", p.Name, p.Value.text())
+		}
+	}
+	if !g.Person {
+		for _, h := range g.Endpoint.Header {
+			id = append(id, "header", h.Name, hashParts("header", h.Value.text()))
+		}
+	}
+	return id
 }
 
 // Token implements [Grant].

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"fmt"
 )
 
 // Key tells one user's token from another's within a source. It is an ordered
@@ -47,6 +48,9 @@ func (k Key) String() string {
 	}
 	return hashParts("log", k.encoded)[:12]
 }
+
+// Format prints as String does, under every verb.
+func (k Key) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(k.String())) }
 
 func appendPart(b []byte, part string) []byte {
 	b = binary.AppendUvarint(b, uint64(len(part)))

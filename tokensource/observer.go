@@ -24,6 +24,7 @@ const (
 	ReasonExpired Reason = "expired" // the token is dead
 	ReasonRefused Reason = "refused" // the API refused the token
 	ReasonCode    Reason = "code"    // an authorization code arrived
+	ReasonWrite   Reason = "write"   // the store did not take the token before
 )
 
 // Renewal describes a renewal that begins.

@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"mime/multipart"
+	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // ParamsIn is where a token request's parameters go.
@@ -138,7 +140,7 @@ func (ep *Endpoint) paramsIn() ParamsIn {
 	switch {
 	case ep.ParamsIn != "":
 		return ep.ParamsIn
-	case ep.Method == "GET":
+	case strings.EqualFold(ep.Method, http.MethodGet):
 		return ParamsQuery
 	}
 	return ParamsForm
@@ -167,6 +169,9 @@ func encodeJSON(params []sent) ([]byte, error) {
 }
 
 func jsonValue(s sent) (any, error) {
+	if !utf8.ValidString(s.value) { // encoding/json would make different values the same
+		return nil, fmt.Errorf("parameter %s: its value is not UTF-8, which JSON needs", s.name)
+	}
 	switch s.kind {
 	case ParamNumber:
 		if _, err := strconv.ParseFloat(s.value, 64); err != nil || !json.Valid([]byte(s.value)) {

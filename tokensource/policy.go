@@ -56,12 +56,18 @@ type RefreshAhead struct {
 // seconds, 1e18, a typing error. Ten years.
 const absurdLifetime = 10 * 365 * 24 * time.Hour
 
+// leastLifetime is the shortest that is believed: less would have a source
+// do nothing but renew.
+const leastLifetime = time.Second
+
 // expiryOf returns how long a token lives, 0 meaning for ever.
 func expiryOf(said time.Duration, l Lifetime) time.Duration {
-	if l.Forever {
+	switch {
+	case l.Forever:
 		return 0
-	}
-	if said <= 0 || said > absurdLifetime {
+	case said == NeverExpires:
+		return l.Max // 0: for ever indeed
+	case said < leastLifetime || said > absurdLifetime:
 		said = l.Default
 	}
 	if l.Max > 0 && said > l.Max {
@@ -118,13 +124,29 @@ const (
 // jitter, for a random number of [0, 1).
 func retryAfter(asked time.Duration, attempt int, random float64) time.Duration {
 	if asked > 0 {
-		return min(asked, retryAfterMax)
+		return min(max(asked, backoffMin), retryAfterMax)
 	}
 	ceiling := backoffMax
 	if attempt < 10 { // 2^9 s is past the maximum
 		ceiling = min(backoffBase<<(attempt-1), backoffMax)
 	}
 	return max(time.Duration(random*float64(ceiling)), backoffMin)
+}
+
+// tightMargin is when it is too late to hurry.
+const tightMargin = 200 * time.Millisecond
+
+// hurry moves an attempt forward that back-off would put behind the end of a
+// token that still lives: three quarters of what is left are waited at most.
+func hurry(now, until time.Time, t *Token) time.Time {
+	if t == nil || t.expiry.IsZero() {
+		return until
+	}
+	left := t.expiry.Sub(now)
+	if latest := now.Add(left * 3 / 4); left > tightMargin && until.After(latest) {
+		return latest
+	}
+	return until
 }
 
 func random() float64 { return rand.Float64() }

@@ -3,6 +3,8 @@ package tokensource
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"io"
 	"net/http"
 	"slices"
 	"strconv"
@@ -85,10 +87,13 @@ func wildcard(pattern, text string) bool {
 // DecodeJSON decodes one JSON document, numbers kept as written; nil when it
 // is not one.
 func DecodeJSON(body []byte) any {
-	d := json.NewDecoder(bytes.NewReader(body))
+	d := json.NewDecoder(bytes.NewReader(bytes.TrimPrefix(body, []byte("\ufeff"))))
 	d.UseNumber()
 	var v any
-	if d.Decode(&v) != nil || d.More() {
+	if d.Decode(&v) != nil {
+		return nil
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return nil
 	}
 	return v

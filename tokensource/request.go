@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"golang.org/x/net/http/httpguts"
 )
 
 // Client is who asks for tokens.
@@ -113,14 +115,14 @@ func setBasic(r *TokenRequest, user, password string) {
 func (ep *Endpoint) newRequest(ctx context.Context, params []Param, v Vars, bearer *Token) (*http.Request, []string, error) {
 	rawURL, err := ep.URL.Expand(func(name string) (string, bool) {
 		value, ok := v.Lookup(name)
-		return url.PathEscape(value), ok
+		return escapeInURL(value), ok && value != "." && value != ".."
 	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("token_url: %w", err)
 	}
 	u, err := url.Parse(rawURL)
-	if err != nil || u.Host == "" {
-		return nil, nil, errors.New("token_url: not an absolute URL") // the parser's error quotes it
+	if err != nil || u.Host == "" || u.User != nil { // the parser's error quotes it
+		return nil, nil, errors.New("token_url: expected an absolute URL without credentials")
 	}
 	tr := &TokenRequest{URL: u, Header: http.Header{}, Params: &ParamList{}}
 	if err := ep.expand(tr.Params, params, v); err != nil {
@@ -151,6 +153,12 @@ func (ep *Endpoint) newRequest(ctx context.Context, params []Param, v Vars, bear
 	return req, secrets, nil
 }
 
+// escapeInURL makes a key's value safe in a path as in a query: it adds no
+// parameter, and no step up or down.
+func escapeInURL(value string) string {
+	return strings.ReplaceAll(url.QueryEscape(value), "+", "%20")
+}
+
 // authenticate adds the client's credentials, and the chained token.
 func (ep *Endpoint) authenticate(ctx context.Context, tr *TokenRequest, v Vars, bearer *Token) (secrets []string, err error) {
 	id, err := ep.Client.ID.Expand(v.Lookup)
@@ -172,12 +180,15 @@ func (ep *Endpoint) authenticate(ctx context.Context, tr *TokenRequest, v Vars, 
 	default:
 		auth = ClientSecretBasic
 	}
-	if err := auth.Authenticate(ctx, id, Secret{secret}, tr); err != nil {
+	if err := auth.Authenticate(ctx, id, NewSecret(secret), tr); err != nil {
 		return nil, fmt.Errorf("client authentication: %w", err)
 	}
 	if bearer != nil {
 		tr.Header["Authorization"] = bearer.HeaderValue()
 		secrets = append(secrets, bearer.AccessToken())
+	}
+	if _, credentials, ok := strings.Cut(tr.Header.Get("Authorization"), " "); ok {
+		secrets = append(secrets, credentials)
 	}
 	return secrets, nil
 }
@@ -214,6 +225,9 @@ func (ep *Endpoint) finish(ctx context.Context, tr *TokenRequest, v Vars) (*http
 		value, err := h.Value.Expand(v.Lookup)
 		if err != nil {
 			return nil, fmt.Errorf("header %s: %w", h.Name, err)
+		}
+		if !httpguts.ValidHeaderFieldValue(value) {
+			return nil, fmt.Errorf("header %s: its value has characters that cannot be sent", h.Name)
 		}
 		if strings.EqualFold(h.Name, "Host") {
 			req.Host = value

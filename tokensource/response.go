@@ -66,8 +66,9 @@ func (r *Response) read(fail *EndpointError, res *http.Response, body []byte, se
 		}
 		fail.Err = err
 	}
-	fail.Code = errorCode(doc, secrets)
-	fail.Class = r.classOf(res, doc, fail.Code)
+	code := errorCode(doc)
+	fail.Class = r.classOf(res, doc, code)
+	fail.Code = withoutSecrets(code, secrets)
 	fail.RetryAfter = parseRetryAfter(res.Header.Get("Retry-After"), time.Now())
 	switch {
 	case isError:
@@ -131,8 +132,8 @@ func (r *Response) answer(res *http.Response, body []byte, doc any) (*Answer, er
 	if !injectable(access) {
 		return nil, errBadToken
 	}
-	a.AccessToken = Secret{access}
-	a.RefreshToken = Secret{r.first(r.RefreshToken, "refresh_token", res.Header, doc)}
+	a.AccessToken = NewSecret(access)
+	a.RefreshToken = NewSecret(r.first(r.RefreshToken, "refresh_token", res.Header, doc))
 	a.TokenType = r.first(nil, "token_type", nil, doc)
 	a.Lifetime = r.lifetime(res.Header, doc, access)
 	a.Fields = r.fields(doc)
@@ -173,7 +174,7 @@ func (r *Response) lifetime(header http.Header, doc any, access string) time.Dur
 	case ExpiryJWT:
 		return jwtExpiry(access, now)
 	case ExpiryNever:
-		return 0
+		return NeverExpires
 	}
 	return parseExpiry(r.ExpiryKind, r.first(r.ExpiresIn, "expires_in", header, doc), now)
 }
@@ -200,7 +201,7 @@ func (r *Response) fields(doc any) []Field {
 		}
 		for _, name := range sortedNames(object) {
 			path := prefix + name
-			if slices.Contains(skip, path) || len(fields) == maxFields {
+			if slices.Contains(skip, path) || slices.Contains(skip, name) || len(fields) == maxFields {
 				continue
 			}
 			if text, ok := scalarText(object[name]); ok && len(text) <= maxFieldSize {
@@ -260,21 +261,31 @@ func (r *Response) classOf(res *http.Response, doc any, code string) Class {
 
 var codeForm = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.:-]{0,63}$`)
 
-// errorCode finds the error code of an answer, if it looks like one and holds
-// nothing that was sent: an endpoint may echo.
-func errorCode(doc any, secrets []string) string {
+// errorCode finds the error code of an answer, if it looks like one.
+func errorCode(doc any) string {
 	for _, path := range []string{"error", "error.code", "errorCode", "code"} {
 		value, _ := lookupPath(doc, path)
-		code, ok := scalarText(value)
-		if !ok || !codeForm.MatchString(code) {
-			continue
+		if code, ok := scalarText(value); ok && codeForm.MatchString(code) {
+			return code
 		}
-		if slices.ContainsFunc(secrets, func(s string) bool { return strings.Contains(code, s) || strings.Contains(s, code) }) {
-			return ""
-		}
-		return code
 	}
 	return ""
+}
+
+// withoutSecrets drops a code that holds something that was sent, or is part
+// of it: an endpoint may echo. Codes that are registered may be told anyway.
+func withoutSecrets(code string, secrets []string) string {
+	if slices.Contains(permanentCodes, code) || slices.Contains(throttleCodes, code) || slices.Contains(transientCodes, code) {
+		return code
+	}
+	folded := strings.ToLower(code)
+	if slices.ContainsFunc(secrets, func(s string) bool {
+		s = strings.ToLower(s)
+		return strings.Contains(folded, s) || strings.Contains(s, folded)
+	}) {
+		return ""
+	}
+	return code
 }
 
 // parseRetryAfter reads Retry-After in either form (RFC 9110, section

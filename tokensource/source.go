@@ -93,9 +93,9 @@ type Source struct {
 	single  *entry // of a source without keys
 	entries *entries
 
-	// throttledUntil holds back every key (Unix nanoseconds): the endpoint
-	// throttles the client, not the user.
-	throttledUntil atomic.Int64
+	// throttled holds back every key until then: the endpoint throttles the
+	// client, not the user.
+	throttled atomic.Pointer[time.Time]
 
 	// life ends with Close; renewals take their context from it, not from the
 	// request that started them.
@@ -212,24 +212,17 @@ func (s *Source) Stats() Stats {
 			st.Expiry = t.expiry
 		}
 	}
-	if s.single != nil {
-		count(s.single)
-	} else {
-		s.entries.each(count)
-	}
+	s.each(count)
 	return st
 }
 
 // Close ends the source: timers stop and no renewal begins. A renewal in
 // flight is finished and written, no longer than ctx: a refresh token may
-// hang on its answer.
+// hang on its answer. What could not be written so far is tried once more.
 func (s *Source) Close(ctx context.Context) error {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
-	if s.single != nil {
-		s.single.stopTimer()
-	}
 	done := make(chan struct{})
 	go func() {
 		s.flights.Wait()
@@ -238,8 +231,39 @@ func (s *Source) Close(ctx context.Context) error {
 	defer s.end()
 	select {
 	case <-done:
-		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("token source %s: a renewal was cut off: %w", s.cfg.Name, ctx.Err())
 	}
+	var errs []error
+	s.each(func(e *entry) {
+		e.mu.Lock()
+		if e.timer != nil {
+			e.timer.Stop()
+		}
+		unwritten := e.unsaved.is
+		e.mu.Unlock()
+		if unwritten {
+			_, _, err := s.rewrite(ctx, e, nil)
+			errs = append(errs, err)
+		}
+	})
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("token source %s: a token was not stored: %w", s.cfg.Name, err)
+	}
+	return nil
+}
+
+func (s *Source) isClosed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
+}
+
+// each visits every entry.
+func (s *Source) each(f func(*entry)) {
+	if s.single != nil {
+		f(s.single)
+		return
+	}
+	s.entries.each(f)
 }

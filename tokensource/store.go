@@ -2,6 +2,7 @@ package tokensource
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -85,13 +86,14 @@ func (s *Source) recordKey(k Key) string {
 }
 
 // load reads the stored token; nil and no error means that there is none.
-func (s *Source) load(ctx context.Context, k Key) (*Token, error) {
+func (s *Source) load(ctx context.Context, e *entry) (*Token, error) {
 	if s.cfg.Store == nil {
 		return nil, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	b, err := s.cfg.Store.Load(ctx, s.recordKey(k))
+	name := s.recordKey(e.key)
+	b, err := s.cfg.Store.Load(ctx, name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -106,24 +108,34 @@ func (s *Source) load(ctx context.Context, k Key) (*Token, error) {
 		return nil, err
 	}
 	// Set aside, for a person to look at; what follows may overwrite it.
-	s.log.Error("stored token set aside", "source", s.cfg.Name, "key", k.String(), "error", err)
-	if err := s.cfg.Store.Save(ctx, s.recordKey(k)+".corrupt", b); err != nil {
+	sum := sha256.Sum256(b)
+	e.mu.Lock()
+	known := e.setAside == sum
+	e.setAside = sum
+	e.mu.Unlock()
+	if known {
+		return nil, nil
+	}
+	s.log.Error("stored token set aside", "source", s.cfg.Name, "key", e.key.String(), "error", err)
+	if err := s.cfg.Store.Save(ctx, name+".corrupt", b); err != nil {
 		return nil, fmt.Errorf("setting a damaged record aside: %w", err)
 	}
 	return nil, nil
 }
 
-func (s *Source) save(ctx context.Context, k Key, t *Token) error {
+// save writes the token. The end of ctx does not cut it off: by then the
+// provider has given the token, and may give no other.
+func (s *Source) save(ctx context.Context, e *entry, t *Token) error {
 	if s.cfg.Store == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
 	b, err := t.record()
 	if err != nil {
 		return fmt.Errorf("writing the token: %w", err)
 	}
-	if err := s.cfg.Store.Save(ctx, s.recordKey(k), b); err != nil {
+	if err := s.cfg.Store.Save(ctx, s.recordKey(e.key), b); err != nil {
 		return fmt.Errorf("writing the token: %w", err)
 	}
 	return nil

@@ -3,6 +3,7 @@ package tokensource
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 )
@@ -10,21 +11,42 @@ import (
 // Template is text with variables in braces, such as "Bearer {token}" or
 // "{key.user}". A variable begins with a letter, so that JSON needs no
 // escapes; a backslash takes any brace as it is. The zero Template is empty
-// text.
-type Template struct{ parts []templatePart }
+// text. It prints as a placeholder: what is resolved into it may be a secret.
+type Template struct{ list *[]templatePart }
 
 type templatePart struct {
 	literal  string
 	variable string // when not empty, the part is this variable
 }
 
+func newTemplate(parts []templatePart) Template { return Template{&parts} }
+
+func (t Template) parts() []templatePart {
+	if t.list == nil {
+		return nil
+	}
+	return *t.list
+}
+
+// String returns a placeholder, never the text.
+func (t Template) String() string { return redacted }
+
+// Format prints a placeholder under every verb.
+func (t Template) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }
+
+// MarshalText returns a placeholder; encoding/json uses it too.
+func (t Template) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+
+// LogValue implements [slog.LogValuer].
+func (t Template) LogValue() slog.Value { return slog.StringValue(redacted) }
+
 // ParseTemplate reads a template. A brace that is never closed is an error.
 func ParseTemplate(text string) (Template, error) {
-	var t Template
+	var parts []templatePart
 	var literal strings.Builder
 	flush := func() {
 		if literal.Len() > 0 {
-			t.parts = append(t.parts, templatePart{literal: literal.String()})
+			parts = append(parts, templatePart{literal: literal.String()})
 			literal.Reset()
 		}
 	}
@@ -39,14 +61,14 @@ func ParseTemplate(text string) (Template, error) {
 				return Template{}, errors.New("a placeholder is never closed: expected } after {")
 			}
 			flush()
-			t.parts = append(t.parts, templatePart{variable: text[i+1 : i+end]})
+			parts = append(parts, templatePart{variable: text[i+1 : i+end]})
 			i += end
 		default:
 			literal.WriteByte(c)
 		}
 	}
 	flush()
-	return t, nil
+	return newTemplate(parts), nil
 }
 
 func isLetter(c byte) bool { return 'a' <= c|0x20 && c|0x20 <= 'z' }
@@ -56,16 +78,16 @@ func Literal(text string) Template {
 	if text == "" {
 		return Template{}
 	}
-	return Template{parts: []templatePart{{literal: text}}}
+	return newTemplate([]templatePart{{literal: text}})
 }
 
 // IsZero reports whether t is empty text.
-func (t Template) IsZero() bool { return len(t.parts) == 0 }
+func (t Template) IsZero() bool { return len(t.parts()) == 0 }
 
 // Variables lists the variables in t, in order, each once.
 func (t Template) Variables() []string {
 	var names []string
-	for _, p := range t.parts {
+	for _, p := range t.parts() {
 		if p.variable != "" && !slices.Contains(names, p.variable) {
 			names = append(names, p.variable)
 		}
@@ -77,8 +99,8 @@ func (t Template) Variables() []string {
 // the others. Text that it puts in is never read as a template again: a
 // secret may hold braces.
 func (t Template) Resolve(known func(name string) (text string, ok bool, err error)) (Template, error) {
-	var out Template
-	for _, p := range t.parts {
+	var out []templatePart
+	for _, p := range t.parts() {
 		if p.variable != "" {
 			text, ok, err := known(p.variable)
 			if err != nil {
@@ -88,19 +110,19 @@ func (t Template) Resolve(known func(name string) (text string, ok bool, err err
 				p = templatePart{literal: text}
 			}
 		}
-		out.parts = append(out.parts, p)
+		out = append(out, p)
 	}
-	return out, nil
+	return newTemplate(out), nil
 }
 
 // Expand returns the text with every variable replaced. A variable that
 // lookup does not know is an error.
 func (t Template) Expand(lookup func(name string) (string, bool)) (string, error) {
-	if len(t.parts) == 1 && t.parts[0].variable == "" {
-		return t.parts[0].literal, nil
+	if parts := t.parts(); len(parts) == 1 && parts[0].variable == "" {
+		return parts[0].literal, nil
 	}
 	var b strings.Builder
-	for _, p := range t.parts {
+	for _, p := range t.parts() {
 		if p.variable == "" {
 			b.WriteString(p.literal)
 			continue
@@ -118,7 +140,7 @@ func (t Template) Expand(lookup func(name string) (string, bool)) (string, error
 // settings that hold only constants.
 func (t Template) text() string {
 	var b strings.Builder
-	for _, p := range t.parts {
+	for _, p := range t.parts() {
 		if p.variable != "" {
 			b.WriteString("{" + p.variable + "}")
 		} else {

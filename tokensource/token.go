@@ -16,12 +16,17 @@ type Answer struct {
 	AccessToken  Secret
 	RefreshToken Secret // empty: none was given
 	TokenType    string
-	// Lifetime is how long the token lives from now; zero when the answer said
-	// nothing usable about it.
+	// Lifetime is how long the token lives from now: zero when the answer said
+	// nothing usable about it, or NeverExpires.
 	Lifetime time.Duration
 	// Fields are the answer's other scalar members by their dotted paths.
 	Fields []Field
+
+	asked time.Time // when the call began
 }
+
+// NeverExpires is the lifetime of a token that does not expire.
+const NeverExpires time.Duration = -1
 
 // Field is one named value of an answer.
 type Field struct{ Name, Value string }
@@ -79,6 +84,15 @@ func (t *Token) Expiry() time.Time { return t.expiry }
 // Generation counts the renewals of the stored token, from 1.
 func (t *Token) Generation() uint64 { return t.generation }
 
+// withGeneration returns a copy of another generation.
+func (t *Token) withGeneration(n uint64) *Token {
+	c := newToken(t.AccessToken(), t.refresh)
+	c.tokenType, c.fields, c.generation = t.tokenType, t.fields, n
+	c.issued, c.due, c.expiry = t.issued, t.due, t.expiry
+	c.accepted.Store(t.accepted.Load())
+	return c
+}
+
 // Accepted notes that an API took the token. A token that worked and is then
 // refused was revoked, and a new one will help; of one that never worked
 // there is no reason to think so.
@@ -96,7 +110,7 @@ func (t *Token) OAuth2() *oauth2.Token {
 	}
 	tok := &oauth2.Token{
 		AccessToken:  t.AccessToken(),
-		TokenType:    t.tokenType,
+		TokenType:    "Bearer", // whatever the answer calls it (eBay: "Application Access Token")
 		RefreshToken: t.refresh,
 		Expiry:       t.expiry,
 	}

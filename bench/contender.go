@@ -1,0 +1,156 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// contender is a proxy under load.
+type contender struct {
+	name string
+	addr string
+	*process
+
+	admin string // address of Caddy's admin endpoint, when it has one
+}
+
+// The kinds of contender.
+const (
+	plain     = "plain"     // plain Caddy with a static header
+	plain256  = "plain-256" // the same with as many idle connections as clients
+	plainToo  = "plain-2"   // a second plain Caddy, for an A/A control
+	bearer    = "module"
+	bearerOld = "module-old"
+	peer      = "x/oauth2"
+)
+
+// caddyfile is the same for all Caddys, but for how the token gets into the
+// request. Logs are at their default level and there is no access log.
+func caddyfile(kind, listen, admin string, p *provider, lane int) string {
+	global, proxy, transport := "", "", "transport http"
+	if kind == bearer || kind == bearerOld {
+		global = fmt.Sprintf(`
+	token_source bench {
+		grant client_credentials {
+			token_url %s
+			client_id id
+			client_secret secret
+		}
+	}`, p.tokenURL())
+		transport = "transport bearer bench"
+	} else {
+		proxy = fmt.Sprintf("header_up Authorization \"Bearer %s\"", staticToken)
+	}
+	scheme, options := "http://", ""
+	if p.ca != "" {
+		scheme, options = "https://", "tls_trust_pool file "+p.ca
+	}
+	if kind == plain256 {
+		options += "\n\t\t\tkeepalive_idle_conns_per_host 256"
+	}
+	return fmt.Sprintf(`{
+	admin %s
+	persist_config off
+	default_bind 127.0.0.1
+	metrics
+%s
+}
+http://%s {
+	reverse_proxy %s%s {
+		%s
+		%s {
+			%s
+		}
+	}
+}
+`, admin, global, listen, scheme, p.Lanes[lane], proxy, transport, options)
+}
+
+// contender starts a proxy of some kind in front of one lane of the provider.
+func (l *lab) contender(ctx context.Context, kind string, p *provider, lane int, admin bool) (*contender, error) {
+	addr, err := freeAddr()
+	if err != nil {
+		return nil, err
+	}
+	c := &contender{name: kind, addr: addr}
+	if kind == peer {
+		c.process, err = l.self("peer", []string{
+			"-listen", addr, "-token-url", p.tokenURL(), "-to", "http://" + p.Lanes[lane],
+		}, l.proxyCore, nil)
+	} else {
+		err = l.caddy(c, kind, p, lane, admin)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c, c.listening(ctx, addr)
+}
+
+func (l *lab) caddy(c *contender, kind string, p *provider, lane int, admin bool) error {
+	adminAddr := "off"
+	if admin {
+		var err error
+		if c.admin, err = freeAddr(); err != nil {
+			return err
+		}
+		adminAddr = c.admin
+	}
+	config := filepath.Join(l.dir, fmt.Sprintf("%03d-%s.caddyfile", l.count+1, kind))
+	if err := os.WriteFile(config, []byte(caddyfile(kind, c.addr, adminAddr, p, lane)), 0o600); err != nil {
+		return err
+	}
+	binary := l.plain
+	switch kind {
+	case bearer:
+		binary = l.sidecar
+	case bearerOld:
+		binary = l.old
+	}
+	binary, err := l.ownFile(binary)
+	if err != nil {
+		return err
+	}
+	c.process, err = l.start(kind, binary, []string{"run", "--adapter", "caddyfile", "--config", config}, l.proxyCore, nil)
+	return err
+}
+
+// answers checks that a proxy does its work before anything is measured: a
+// proxy that refuses every request does so at a remarkable speed.
+func (c *contender) answers(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	conn := newClient(c.addr)
+	defer conn.close()
+	for {
+		status, err := conn.do()
+		if status == http.StatusOK {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s answers %d (%v):\n%s", c.name, status, err, c.tail())
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func addrs(cs []*contender) []string {
+	out := make([]string, len(cs))
+	for i, c := range cs {
+		out[i] = c.addr
+	}
+	return out
+}
+
+func names(cs []*contender) string {
+	out := make([]string, len(cs))
+	for i, c := range cs {
+		out[i] = c.name
+	}
+	return strings.Join(out, ", ")
+}

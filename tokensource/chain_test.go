@@ -1,0 +1,187 @@
+package tokensource_test
+
+import (
+	"context"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource"
+)
+
+// wants is an endpoint that answers 401 to any other authorization.
+func wants(authorization string) *wire {
+	return &wire{respond: func(r *http.Request) (*http.Response, error) {
+		if r.Header.Get("Authorization") != authorization {
+			return respond(401, "", ""), nil
+		}
+		return respond(200, "application/json", `{"access_token":"user"}`), nil
+	}}
+}
+
+// A 401 in the second step means that the client token is bad: it is renewed,
+// and the step repeated once.
+func TestBearerIsRenewed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := wants("Bearer granted-2")
+		g, ep := chained(t, w)
+		want(t, ep.Bearer, noKey, "granted-1")
+		time.Sleep(10 * time.Second)
+		mustCall(t, ep)
+		if len(w.requests) != 2 || g.calls() != 2 {
+			t.Errorf("%d calls with %d client tokens, want 2 with 2", len(w.requests), g.calls())
+		}
+	})
+}
+
+func TestBearerIsRenewedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := wants("none of them")
+		g, ep := chained(t, w)
+		want(t, ep.Bearer, noKey, "granted-1")
+		time.Sleep(10 * time.Second)
+		if ee := mustFail(t, ep); ee.Status != 401 || len(w.requests) != 2 || g.calls() != 2 {
+			t.Errorf("%v after %d calls with %d client tokens, want 401 after 2 with 2", ee, len(w.requests), g.calls())
+		}
+	})
+}
+
+// The user's token hangs on the client's: what stops the first step for a
+// while does not stop the second for good.
+func TestBearerThatIsRefusedForAWhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &wire{}
+		w.respond = func(*http.Request) (*http.Response, error) {
+			if len(w.requests) <= 2 { // a new client token takes its time to spread
+				return respond(401, "", ""), nil
+			}
+			return respond(200, "application/json", `{"access_token":"user"}`), nil
+		}
+		_, ep := chained(t, w)
+		s := endpointSource(t, ep, tokensource.Config{Name: "user"})
+		_, _ = s.Token(context.Background(), noKey)
+		time.Sleep(10 * time.Minute)
+		want(t, s, noKey, "user")
+	})
+}
+
+func TestBearerThatAPersonMustBring(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ep := endpoint(&wire{})
+		login := newSource(t, tokensource.Config{Name: "login", Grant: &fakeGrant{person: true}})
+		ep.Bearer = login
+		s := endpointSource(t, ep, tokensource.Config{Name: "user"})
+		wantErr(t, s, noKey, tokensource.ErrAuthorizationRequired)
+		if _, err := login.Exchange(context.Background(), noKey, code("c")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Minute)
+		want(t, s, noKey, "tok")
+	})
+}
+
+// A call that never got an answer says nothing about the token it carried:
+// when it is refused next, it counts as one that never worked.
+func TestBearerIsAcceptedByAnAnswerOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := failing(context.DeadlineExceeded)
+		_, ep := chained(t, w)
+		mustFail(t, ep)
+		tok := want(t, ep.Bearer, noKey, "granted-1")
+		start := time.Now()
+		if _, err := ep.Bearer.Renew(context.Background(), noKey, tok); err == nil || time.Since(start) > 0 {
+			t.Errorf("Renew: %v after %v, want ErrTooSoon at once", err, time.Since(start))
+		}
+	})
+}
+
+// Each source has its own key, of the names that it shares with the other.
+func TestBearerOfAKey(t *testing.T) {
+	w := &wire{}
+	ep := endpoint(w)
+	ep.Bearer = newSource(t, tokensource.Config{Name: "client", KeyNames: []string{"tenant"}, Grant: &fakeGrant{
+		onToken: func(_ context.Context, _ int, v tokensource.Vars) (*tokensource.Answer, error) {
+			tenant, _ := v.Lookup("key.tenant")
+			return answer("of-"+tenant, "", time.Hour), nil
+		},
+	}})
+	g := &tokensource.EndpointGrant{Name: "request", Endpoint: ep}
+	s := newSource(t, tokensource.Config{Name: "user", KeyNames: []string{"user", "tenant"}, Grant: g})
+	want(t, s, tokensource.NewKey("ann", "acme"), "tok")
+	if got := w.last(t).header.Get("Authorization"); got != "Bearer of-acme" {
+		t.Errorf("Authorization is %q, want acme's", got)
+	}
+	other := newSource(t, tokensource.Config{Name: "other", KeyNames: []string{"user"}, Grant: g, Patience: -1})
+	if _, err := other.Token(context.Background(), tokensource.NewKey("ann")); err == nil {
+		t.Error("a source without the tenant got a token")
+	}
+}
+
+// What a token belongs to is part of its record's name: with another of these
+// it is another token, and must not come out of the store.
+func TestIdentity(t *testing.T) {
+	for name, edit := range map[string]func(g *tokensource.EndpointGrant){
+		"endpoint": func(g *tokensource.EndpointGrant) { g.Endpoint.URL = lit("https://other.example/token") },
+		"client":   func(g *tokensource.EndpointGrant) { g.Endpoint.Client.ID = lit("other") },
+		"user":     func(g *tokensource.EndpointGrant) { g.User = "other" },
+		"grant":    func(g *tokensource.EndpointGrant) { g.Name = "other" },
+		"tenant, a header": func(g *tokensource.EndpointGrant) {
+			g.Endpoint.Header = []tokensource.HeaderField{{Name: "tenantId", Value: lit("other")}}
+		},
+		"audience": func(g *tokensource.EndpointGrant) {
+			g.Endpoint.Params = []tokensource.Param{param("audience", "other")}
+		},
+		"scope": func(g *tokensource.EndpointGrant) { g.Params = []tokensource.Param{param("scope", "other")} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			store, w := newMemStore(), &wire{}
+			grant := func() *tokensource.EndpointGrant {
+				ep := endpoint(w)
+				ep.Client.ID = lit("me")
+				return &tokensource.EndpointGrant{Name: "client_credentials", Endpoint: ep, User: "me"}
+			}
+			want(t, newSource(t, tokensource.Config{Store: store, Grant: grant()}), noKey, "tok")
+			want(t, newSource(t, tokensource.Config{Store: store, Grant: grant()}), noKey, "tok")
+			if len(w.requests) != 1 {
+				t.Fatalf("%d token calls for the same settings, want 1", len(w.requests))
+			}
+			changed := grant()
+			edit(changed)
+			want(t, newSource(t, tokensource.Config{Store: store, Grant: changed}), noKey, "tok")
+			if len(w.requests) != 2 {
+				t.Errorf("with another %s the old token was taken", name)
+			}
+		})
+	}
+}
+
+// The calls of an EndpointGrant, as they go out.
+func TestEndpointGrantCalls(t *testing.T) {
+	w := &wire{}
+	refresh := endpoint(w)
+	refresh.URL = lit("https://idp.example/refresh")
+	g := &tokensource.EndpointGrant{
+		Name: "authorization_code", Endpoint: endpoint(w), RefreshEndpoint: refresh, Person: true,
+		Params: []tokensource.Param{param("grant_type", "authorization_code")}, RedirectURI: lit("http://127.0.0.1/cb"),
+	}
+	ctx := context.Background()
+	c := tokensource.Code{Code: tokensource.NewSecret("c{1}"), Verifier: tokensource.NewSecret("v")}
+	if _, err := g.Exchange(ctx, tokensource.Vars{}, c); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := g.Refresh(ctx, tokensource.Vars{}, tokensource.NewSecret("r&{x}")); err != nil {
+		t.Fatal(err)
+	}
+	for i, body := range []string{
+		"code=c%7B1%7D&code_verifier=v&grant_type=authorization_code&redirect_uri=http%3A%2F%2F127.0.0.1%2Fcb",
+		"grant_type=refresh_token&refresh_token=r%26%7Bx%7D",
+	} {
+		if w.requests[i].body != body {
+			t.Errorf("call %d sent %s, want %s", i+1, w.requests[i].body, body)
+		}
+	}
+	if w.requests[1].url != "https://idp.example/refresh" || g.SameEndpoint() {
+		t.Errorf("the refresh went to %s", w.requests[1].url)
+	}
+}

@@ -1,0 +1,153 @@
+package tokensource_test
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+
+	"golang.org/x/oauth2"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource"
+)
+
+// K11: what an error means, by its code, its status and the settings.
+func TestClassification(t *testing.T) {
+	const (
+		transient = tokensource.Transient
+		throttled = tokensource.Throttled
+		permanent = tokensource.Permanent
+	)
+	for name, c := range map[string]struct {
+		status  int
+		body    string
+		headers []string
+		class   tokensource.Class
+		code    string
+	}{
+		"invalid_grant":             {400, `{"error":"invalid_grant"}`, nil, permanent, "invalid_grant"},
+		"invalid_client":            {401, `{"error":"invalid_client"}`, nil, permanent, "invalid_client"},
+		"MonPay's 403":              {403, `{"error":"invalid_grant"}`, nil, permanent, "invalid_grant"},
+		"MonPay's 415":              {415, `{"error":"unsupported_grant_type"}`, nil, permanent, "unsupported_grant_type"},
+		"MonPay's 505":              {505, `{"error":"server_error"}`, nil, transient, "server_error"},
+		"Gitea on reuse":            {400, `{"error":"unauthorized_client"}`, nil, permanent, "unauthorized_client"},
+		"Dex on a password":         {401, `{"error":"access_denied"}`, nil, permanent, "access_denied"},
+		"Dex on reuse":              {400, `{"error":"invalid_request"}`, nil, permanent, "invalid_request"},
+		"Glewlwyd's empty 400":      {400, ``, nil, transient, ""},
+		"Glewlwyd's empty 403":      {403, ``, nil, transient, ""},
+		"an empty 401":              {401, ``, nil, permanent, ""},
+		"500":                       {500, ``, nil, transient, ""},
+		"500 with a code":           {500, `{"error":"invalid_grant"}`, nil, transient, "invalid_grant"},
+		"502 of a proxy":            {502, `<html>`, nil, transient, ""},
+		"429":                       {429, ``, nil, throttled, ""},
+		"slow_down":                 {400, `{"error":"slow_down"}`, nil, throttled, "slow_down"},
+		"403 with Retry-After":      {403, ``, []string{"Retry-After", "5"}, throttled, ""},
+		"503 with Retry-After":      {503, ``, []string{"Retry-After", "5"}, transient, ""},
+		"refused, with Retry-After": {400, `{"error":"invalid_grant"}`, []string{"Retry-After", "5"}, permanent, "invalid_grant"},
+		"temporarily_unavailable":   {400, `{"error":"temporarily_unavailable"}`, nil, transient, "temporarily_unavailable"},
+		"an unknown refusal":        {400, `{"error":"whatever"}`, nil, transient, "whatever"},
+		"a nested code":             {400, `{"error":{"code":"invalid_grant","message":"x"}}`, nil, permanent, "invalid_grant"},
+		"a code elsewhere":          {400, `{"errorCode":"invalid_scope"}`, nil, permanent, "invalid_scope"},
+		"a number":                  {400, `{"code":40001}`, nil, transient, ""},
+		"a code of a form":          {400, `error=invalid_grant&error_description=x`, nil, permanent, "invalid_grant"},
+		"GitHub's 200":              {200, `{"error":"bad_verification_code"}`, nil, transient, "bad_verification_code"},
+		"invalid_grant with 200":    {200, `{"error":"invalid_grant"}`, nil, permanent, "invalid_grant"},
+		"a code that is a sentence": {400, `{"error":"the code abc was used"}`, nil, transient, ""},
+		"a code too long":           {400, `{"error":"` + strings.Repeat("x", 65) + `"}`, nil, transient, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ee := mustFail(t, endpoint(answering(c.status, "application/json", c.body, c.headers...)))
+			if ee.Class != c.class || ee.Code != c.code || ee.Status != c.status {
+				t.Errorf("%v, code %q, status %d, want %v, %q, %d", ee.Class, ee.Code, ee.Status, c.class, c.code, c.status)
+			}
+			if errors.Is(ee, tokensource.ErrRefused) != (c.class == permanent) || errors.Is(ee, tokensource.ErrUnavailable) == (c.class == permanent) {
+				t.Errorf("%v is neither or both of ErrRefused and ErrUnavailable", ee)
+			}
+		})
+	}
+}
+
+func TestClassificationBySettings(t *testing.T) {
+	for name, c := range map[string]struct {
+		response tokensource.Response
+		status   int
+		body     string
+		class    tokensource.Class
+	}{
+		"Basiq throttles with 403": {tokensource.Response{Throttled: []tokensource.Predicate{{Status: []int{403}}}}, 403, "", tokensource.Throttled},
+		"Sage: 404 is for good":    {tokensource.Response{Permanent: []tokensource.Predicate{{Status: []int{404}}}}, 404, "", tokensource.Permanent},
+		"a code of its own":        {tokensource.Response{Permanent: []tokensource.Predicate{{JSON: "error", Values: []string{"LOCKED_*"}}}}, 500, `{"error":"locked_out"}`, tokensource.Permanent},
+		"Zoho throttles with 200": {tokensource.Response{
+			ErrorWhen: []tokensource.Predicate{{JSON: "error"}},
+			Throttled: []tokensource.Predicate{{JSON: "error", Values: []string{"access denied"}}},
+		}, 200, `{"error":"Access Denied","access_token":"a"}`, tokensource.Throttled},
+		"throttled before permanent": {tokensource.Response{
+			Permanent: []tokensource.Predicate{{Status: []int{403}}},
+			Throttled: []tokensource.Predicate{{Status: []int{403}}},
+		}, 403, "", tokensource.Throttled},
+		"200 not accepted": {tokensource.Response{Status: []int{201}}, 200, `{"access_token":"a"}`, tokensource.Transient},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ep := endpoint(answering(c.status, "application/json", c.body))
+			ep.Response = c.response
+			if ee := mustFail(t, ep); ee.Class != c.class {
+				t.Errorf("%v, want %v", ee.Class, c.class)
+			}
+		})
+	}
+}
+
+// What an error means must not hang on whether its code may be printed: a
+// short secret is part of many words.
+func TestClassOfACodeThatHoldsASecret(t *testing.T) {
+	for _, secret := range []string{"client", "invalid_client", "a", "my-invalid_client-secret"} {
+		ep := endpoint(answering(400, "application/json", `{"error":"invalid_client"}`))
+		ep.Client = tokensource.Client{ID: lit("id"), Secret: lit(secret)}
+		if ee := mustFail(t, ep); ee.Class != tokensource.Permanent {
+			t.Errorf("with the secret %q: %v, want permanent", secret, ee.Class)
+		}
+	}
+}
+
+// FAULTS row 11: a redirect is an error, and reaches nobody.
+func TestRedirectsAreNotFollowed(t *testing.T) {
+	for _, status := range []int{301, 302, 303, 307, 308} {
+		w := answering(status, "", "", "Location", "https://evil.example/token")
+		ep := endpoint(w)
+		ep.Client = tokensource.Client{ID: lit("id"), Secret: lit("canary")}
+		ep.Auth = tokensource.ClientSecretPost
+		ee := mustFail(t, ep)
+		if len(w.requests) != 1 {
+			t.Errorf("%d: followed to %s", status, w.requests[len(w.requests)-1].url)
+		}
+		if ee.Status != status || ee.Class != tokensource.Transient || strings.Contains(ee.Error(), "evil") {
+			t.Errorf("%d: %v", status, ee)
+		}
+	}
+}
+
+// net/http parses Location before it asks whether to follow, and quotes it.
+func TestRedirectToWhatIsNoURL(t *testing.T) {
+	for _, location := range []string{":canary", "http://[::1]:canary/", "/%zz?canary"} {
+		ep := endpoint(answering(302, "", "", "Location", location))
+		ee := mustFail(t, ep)
+		if strings.Contains(ee.Error(), "canary") {
+			t.Errorf("the error quotes Location: %v", ee)
+		}
+		if ee.Status != http.StatusFound {
+			t.Errorf("Location %q: status %d in the error, want 302", location, ee.Status)
+		}
+	}
+}
+
+func TestErrorIsReadableForOAuth2(t *testing.T) {
+	_, err := call(endpoint(answering(400, "application/json", `{"error":"invalid_grant","error_description":"canary"}`)))
+	var re *oauth2.RetrieveError
+	if !errors.As(err, &re) || re.ErrorCode != "invalid_grant" || re.Response.StatusCode != 400 || len(re.Body) > 0 || re.ErrorDescription != "" {
+		t.Errorf("RetrieveError is %+v", re)
+	}
+	_, err = call(endpoint(failing(errors.New("gone"))))
+	if errors.As(err, &re) {
+		t.Errorf("without an answer there is a RetrieveError: %+v", re)
+	}
+}

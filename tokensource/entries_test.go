@@ -1,0 +1,74 @@
+package tokensource
+
+import (
+	"context"
+	"strconv"
+	"testing"
+	"time"
+)
+
+// The oldest entries may not go. Those behind them may, and must: strangers'
+// keys would otherwise pile up for ever.
+func TestTableIsBoundedBehindWhatMustStay(t *testing.T) {
+	const bound = 100
+	es := newEntries(bound, true)
+	now := time.Now()
+	for i := range 50 {
+		e := es.get(NewKey("person", strconv.Itoa(i)), now)
+		e.tok = newToken("t", "")
+	}
+	for i := range 10 * bound {
+		now = now.Add(2 * time.Second)
+		es.get(NewKey("stranger", strconv.Itoa(i)), now)
+	}
+	if n := es.order.Len(); n > bound {
+		t.Errorf("%d entries, want %d", n, bound)
+	}
+	for i := range 50 {
+		if _, ok := es.byKey.Load(NewKey("person", strconv.Itoa(i))); !ok {
+			t.Errorf("person %d is gone", i)
+		}
+	}
+}
+
+// slowGrant issues one token when told to.
+type slowGrant struct {
+	Grant
+	issue chan struct{}
+}
+
+func (g slowGrant) Type() string       { return "slow" }
+func (g slowGrant) Identity() []string { return nil }
+func (g slowGrant) Seed() Secret       { return Secret{} }
+func (g slowGrant) NeedsPerson() bool  { return false }
+func (g slowGrant) CanRefresh() bool   { return false }
+
+func (g slowGrant) Token(context.Context, Vars) (*Answer, error) {
+	<-g.issue
+	return &Answer{AccessToken: NewSecret("tok"), Lifetime: time.Hour}, nil
+}
+
+// FAULTS row 41: a flight that lands while the source closes sets no timer,
+// which would hold the source for the rest of the token's life.
+func TestNoTimerAfterClose(t *testing.T) {
+	g := slowGrant{issue: make(chan struct{})}
+	s, err := New(Config{Name: "test", Grant: g})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := s.single
+	e.mu.Lock()
+	f := s.launch(context.Background(), e, ReasonFirst, nil, s.renew)
+	e.mu.Unlock()
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = s.Close(ctx) // the flight goes on
+	close(g.issue)
+	<-f.done
+	s.flights.Wait()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.timer != nil && e.timer.Stop() {
+		t.Error("a timer runs on after Close")
+	}
+}

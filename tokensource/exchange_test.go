@@ -1,0 +1,206 @@
+package tokensource_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource"
+)
+
+// A code is sent once; handed over again, it has the first outcome.
+func TestCodeIsSentOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &fakeGrant{person: true, onExchange: func(_ context.Context, n int, code string) (*tokensource.Answer, error) {
+			time.Sleep(time.Second)
+			return answer("tok-"+code, "r", time.Hour), nil
+		}}
+		s := newSource(t, tokensource.Config{Grant: g})
+		var wg sync.WaitGroup
+		for range 1000 {
+			wg.Go(func() {
+				if tok, err := s.Exchange(context.Background(), noKey, code("c")); err != nil || tok.AccessToken() != "tok-c" {
+					t.Errorf("Exchange: %v, %v", tok, err)
+				}
+			})
+		}
+		wg.Wait()
+		if n := g.calls(); n != 1 {
+			t.Errorf("the code was sent %d times", n)
+		}
+		want(t, s, noKey, "tok-c")
+		if _, err := s.Exchange(context.Background(), noKey, code("d")); err != nil {
+			t.Fatal(err)
+		}
+		want(t, s, noKey, "tok-d")
+	})
+}
+
+// MonPay's page: a code that was refused, or whose answer was lost, is no good
+// any more. One that met an endpoint out of order may be.
+func TestCodesThatFail(t *testing.T) {
+	for name, c := range map[string]struct {
+		failure error
+		refused bool
+	}{
+		"invalid_grant":           {refusal("invalid_grant"), true},
+		"an unknown 400":          {status(400), true},
+		"a 200 without a token":   {status(200), true},
+		"500":                     {status(500), false},
+		"throttled":               {throttle(time.Second), false},
+		"the endpoint is not met": {&tokensource.EndpointError{Host: "idp"}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := &fakeGrant{person: true, onExchange: func(context.Context, int, string) (*tokensource.Answer, error) { return nil, c.failure }}
+				s := newSource(t, tokensource.Config{Grant: g})
+				for range 3 {
+					_, err := s.Exchange(context.Background(), noKey, code("c"))
+					if err == nil || errors.Is(err, tokensource.ErrCodeRefused) != c.refused {
+						t.Errorf("%v, want ErrCodeRefused: %v", err, c.refused)
+					}
+				}
+				if sent := int(g.exchanges.Load()); (sent == 1) != c.refused {
+					t.Errorf("it was sent %d times", sent)
+				}
+			})
+		})
+	}
+}
+
+// A bad code says nothing about the source: who asks for a token is told that
+// a person must authorize, not that a code is refused.
+func TestBadCodeIsForgottenByToken(t *testing.T) {
+	for name, failure := range map[string]error{"refused": refusal("invalid_grant"), "out of order": status(503)} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := &fakeGrant{person: true, onExchange: func(context.Context, int, string) (*tokensource.Answer, error) { return nil, failure }}
+				s := newSource(t, tokensource.Config{Grant: g, Patience: -1})
+				wantErr(t, s, noKey, tokensource.ErrAuthorizationRequired)
+				_, _ = s.Exchange(context.Background(), noKey, code("bad"))
+				err := wantErr(t, s, noKey, tokensource.ErrAuthorizationRequired)
+				if errors.Is(err, tokensource.ErrCodeRefused) {
+					t.Errorf("Token: %v", err)
+				}
+			})
+		})
+	}
+}
+
+// A token that is there outlives a bad code: in memory, and in the store that
+// was not read yet.
+func TestBadCodeLeavesTheToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newMemStore()
+		g := &fakeGrant{person: true}
+		s := newSource(t, tokensource.Config{Grant: g, Store: store, Patience: -1})
+		if _, err := s.Exchange(context.Background(), noKey, code("good")); err != nil {
+			t.Fatal(err)
+		}
+		g.onExchange = func(context.Context, int, string) (*tokensource.Answer, error) { return nil, refusal("invalid_grant") }
+		if _, err := s.Exchange(context.Background(), noKey, code("bad")); !errors.Is(err, tokensource.ErrCodeRefused) {
+			t.Errorf("%v, want ErrCodeRefused", err)
+		}
+		want(t, s, noKey, "exchanged-good")
+
+		again := newSource(t, tokensource.Config{Grant: g, Store: store, Patience: -1})
+		if _, err := again.Exchange(context.Background(), noKey, code("bad")); !errors.Is(err, tokensource.ErrCodeRefused) {
+			t.Errorf("%v, want ErrCodeRefused", err)
+		}
+		want(t, again, noKey, "exchanged-good")
+	})
+}
+
+// The app goes away; the answer is taken and written all the same.
+func TestExchangeGoesOnWithoutTheCaller(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newMemStore()
+		g := &fakeGrant{person: true, onExchange: func(ctx context.Context, _ int, _ string) (*tokensource.Answer, error) {
+			time.Sleep(2 * time.Second)
+			return answer("tok", "r", time.Hour), ctx.Err()
+		}}
+		s := newSource(t, tokensource.Config{Grant: g, Store: store})
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if _, err := s.Exchange(ctx, noKey, code("c")); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%v, want the deadline's error", err)
+		}
+		time.Sleep(2 * time.Second)
+		want(t, s, noKey, "tok")
+		store.only(t)
+		if _, err := s.Exchange(context.Background(), noKey, code("c")); err != nil || g.calls() != 1 {
+			t.Errorf("handed over again: %v after %d calls", err, g.calls())
+		}
+	})
+}
+
+// A code lifts a remembered refusal.
+func TestCodeEndsARefusal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSource(t, tokensource.Config{Grant: &fakeGrant{person: true}})
+		wantErr(t, s, noKey, tokensource.ErrAuthorizationRequired)
+		if _, err := s.Exchange(context.Background(), noKey, code("c")); err != nil {
+			t.Fatal(err)
+		}
+		want(t, s, noKey, "exchanged-c")
+	})
+}
+
+// A new consent is newer than whatever any replica has: its generation goes on
+// where the store's is, though the store could not be read just then, and
+// though another replica has renewed since this one last looked.
+func TestExchangeIsNewerThanTheStore(t *testing.T) {
+	for name, blind := range map[string]bool{"another replica renewed": false, "the store could not be read": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := newMemStore()
+				ctx := context.Background()
+				replica := func() *tokensource.Source {
+					g := &fakeGrant{person: true, onExchange: func(_ context.Context, _ int, code string) (*tokensource.Answer, error) {
+						return answer("exchanged-"+code, "r", 10*time.Hour), nil
+					}}
+					return newSource(t, tokensource.Config{Grant: g, Store: store, MinInterval: time.Nanosecond})
+				}
+				here, there := replica(), replica()
+				if !blind {
+					if _, err := here.Exchange(ctx, noKey, code("first")); err != nil {
+						t.Fatal(err)
+					}
+				} else if _, err := there.Exchange(ctx, noKey, code("first")); err != nil {
+					t.Fatal(err)
+				}
+				for range 5 {
+					tok, err := there.Token(ctx, noKey)
+					if err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(time.Second)
+					if _, err := there.Renew(ctx, noKey, tok); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if blind {
+					store.fail(errors.New("down"), nil)
+				}
+				if _, err := here.Exchange(ctx, noKey, code("new")); err != nil {
+					t.Fatal(err)
+				}
+				store.fail(nil, nil)
+				time.Sleep(57 * time.Minute) // the other's next renewal finds it
+				synctest.Wait()
+				want(t, there, noKey, "exchanged-new")
+			})
+		})
+	}
+}
+
+func TestExchangeWithoutACodeGrant(t *testing.T) {
+	type tokenOnly struct{ tokensource.Grant }
+	s := newSource(t, tokensource.Config{Grant: tokenOnly{&fakeGrant{}}})
+	if _, err := s.Exchange(context.Background(), noKey, code("c")); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("%v, want ErrUnsupported", err)
+	}
+}

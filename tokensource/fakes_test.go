@@ -1,0 +1,226 @@
+package tokensource_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource"
+)
+
+// fakeGrant is a grant without sockets. Its functions get the number of the
+// call, from 1; nil ones issue tokens.
+type fakeGrant struct {
+	onToken    func(ctx context.Context, n int, v tokensource.Vars) (*tokensource.Answer, error)
+	onRefresh  func(ctx context.Context, n int, refresh string) (*tokensource.Answer, error)
+	onExchange func(ctx context.Context, n int, code string) (*tokensource.Answer, error)
+
+	identity  []string
+	seed      string
+	person    bool
+	elsewhere bool // Refresh calls another place than Token
+	noRefresh bool // there is no place to refresh at
+
+	tokens, refreshes, exchanges atomic.Int32
+}
+
+func (g *fakeGrant) Type() string             { return "fake" }
+func (g *fakeGrant) Identity() []string       { return append([]string{"fake"}, g.identity...) }
+func (g *fakeGrant) Seed() tokensource.Secret { return tokensource.NewSecret(g.seed) }
+func (g *fakeGrant) NeedsPerson() bool        { return g.person }
+func (g *fakeGrant) SameEndpoint() bool       { return !g.elsewhere }
+func (g *fakeGrant) CanRefresh() bool         { return !g.noRefresh }
+
+func (g *fakeGrant) Token(ctx context.Context, v tokensource.Vars) (*tokensource.Answer, error) {
+	n := int(g.tokens.Add(1))
+	if g.onToken != nil {
+		return g.onToken(ctx, n, v)
+	}
+	return answer(fmt.Sprintf("granted-%d", n), "", time.Hour), nil
+}
+
+func (g *fakeGrant) Refresh(ctx context.Context, _ tokensource.Vars, refresh tokensource.Secret) (*tokensource.Answer, error) {
+	n := int(g.refreshes.Add(1))
+	if g.onRefresh != nil {
+		return g.onRefresh(ctx, n, refresh.Reveal())
+	}
+	return answer(fmt.Sprintf("refreshed-%d", n), fmt.Sprintf("refresh-%d", n), time.Hour), nil
+}
+
+func (g *fakeGrant) Exchange(ctx context.Context, _ tokensource.Vars, c tokensource.Code) (*tokensource.Answer, error) {
+	n := int(g.exchanges.Add(1))
+	if g.onExchange != nil {
+		return g.onExchange(ctx, n, c.Code.Reveal())
+	}
+	return answer("exchanged-"+c.Code.Reveal(), "refresh-of-"+c.Code.Reveal(), time.Hour), nil
+}
+
+// calls is the number of all token calls so far.
+func (g *fakeGrant) calls() int {
+	return int(g.tokens.Load() + g.refreshes.Load() + g.exchanges.Load())
+}
+
+func answer(access, refresh string, lifetime time.Duration) *tokensource.Answer {
+	return &tokensource.Answer{
+		AccessToken:  tokensource.NewSecret(access),
+		RefreshToken: tokensource.NewSecret(refresh),
+		TokenType:    "Bearer",
+		Lifetime:     lifetime,
+	}
+}
+
+func code(text string) tokensource.Code {
+	return tokensource.Code{Code: tokensource.NewSecret(text)}
+}
+
+// The failures of a token endpoint.
+func status(n int) error {
+	return &tokensource.EndpointError{Call: "fake", Host: "idp", Status: n, Sent: true}
+}
+
+func refusal(code string) error {
+	return &tokensource.EndpointError{Call: "fake", Host: "idp", Status: 400, Code: code, Class: tokensource.Permanent, Sent: true}
+}
+
+func throttle(after time.Duration) error {
+	return &tokensource.EndpointError{Call: "fake", Host: "idp", Status: 429, Class: tokensource.Throttled, RetryAfter: after, Sent: true}
+}
+
+// memStore is a store in memory that can fail, hang and tell in what order it
+// was used.
+type memStore struct {
+	mu      sync.Mutex
+	records map[string][]byte
+	loadErr error
+	saveErr error
+	onSave  func(key string)
+	saves   int
+	loads   int
+}
+
+func newMemStore() *memStore { return &memStore{records: map[string][]byte{}} }
+
+func (m *memStore) Load(_ context.Context, key string) ([]byte, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.loads++
+	if m.loadErr != nil {
+		return nil, m.loadErr
+	}
+	b, ok := m.records[key]
+	if !ok {
+		return nil, fs.ErrNotExist
+	}
+	return b, nil
+}
+
+func (m *memStore) Save(ctx context.Context, key string, value []byte) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.saves++
+	if err := errors.Join(ctx.Err(), m.saveErr); err != nil {
+		return err
+	}
+	if m.onSave != nil {
+		m.onSave(key)
+	}
+	m.records[key] = append([]byte(nil), value...)
+	return nil
+}
+
+// fail makes the store fail from now on, with nil work again.
+func (m *memStore) fail(load, save error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.loadErr, m.saveErr = load, save
+}
+
+// only returns the one record there is, and its key.
+func (m *memStore) only(t *testing.T) (key string, value []byte) {
+	t.Helper()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.records) != 1 {
+		t.Fatalf("%d records, want 1", len(m.records))
+	}
+	for key, value = range m.records {
+	}
+	return key, value
+}
+
+func (m *memStore) put(key string, value []byte) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.records[key] = value
+}
+
+func (m *memStore) saved() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.saves
+}
+
+// newSource makes a source that is closed at the end of the test.
+func newSource(t testing.TB, cfg tokensource.Config) *tokensource.Source {
+	t.Helper()
+	if cfg.Name == "" {
+		cfg.Name = "test"
+	}
+	s, err := tokensource.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// issue always issues the same token.
+func issue(access string, lifetime time.Duration) func(context.Context, int, tokensource.Vars) (*tokensource.Answer, error) {
+	return func(context.Context, int, tokensource.Vars) (*tokensource.Answer, error) {
+		return answer(access, "", lifetime), nil
+	}
+}
+
+var noKey tokensource.Key
+
+// want takes a token and checks that it is the one expected.
+func want(t testing.TB, s *tokensource.Source, k tokensource.Key, access string) *tokensource.Token {
+	t.Helper()
+	tok, err := s.Token(context.Background(), k)
+	if err != nil {
+		t.Fatalf("Token: %v, want %s", err, access)
+	}
+	if tok.AccessToken() != access {
+		t.Fatalf("Token is %s, want %s", tok.AccessToken(), access)
+	}
+	return tok
+}
+
+// wantErr takes a token and checks that there is none, and why.
+func wantErr(t testing.TB, s *tokensource.Source, k tokensource.Key, target error) error {
+	t.Helper()
+	tok, err := s.Token(context.Background(), k)
+	if err == nil {
+		t.Fatalf("Token is %s, want the error %q", tok.AccessToken(), target)
+	}
+	if !errors.Is(err, target) {
+		t.Fatalf("Token: %v, want %q", err, target)
+	}
+	return err
+}
+
+func wantCalls(t testing.TB, g *fakeGrant, tokens, refreshes int) {
+	t.Helper()
+	if a, b := int(g.tokens.Load()), int(g.refreshes.Load()); a != tokens || b != refreshes {
+		t.Fatalf("%d grants and %d refreshes, want %d and %d", a, b, tokens, refreshes)
+	}
+}

@@ -1,0 +1,105 @@
+package tokensource_test
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource"
+)
+
+// endpointSource is a source over a token endpoint in memory.
+func endpointSource(t *testing.T, ep *tokensource.Endpoint, cfg tokensource.Config) *tokensource.Source {
+	t.Helper()
+	cfg.Grant = &tokensource.EndpointGrant{Name: "client_credentials", Endpoint: ep}
+	return newSource(t, cfg)
+}
+
+// FAULTS row 13: no expires_in makes a storm of token calls, and none makes a
+// token eternal. Ten minutes of a source that renews by its timer, with a
+// request each 100 ms.
+func TestNoStormWhateverExpiresIn(t *testing.T) {
+	for _, c := range []struct {
+		json string
+		most int
+	}{
+		{"0", 1},
+		{"-1", 1},
+		{"null", 1},
+		{`""`, 1},
+		{`"abc"`, 1},
+		{"1e18", 1},
+		{`"NaN"`, 1},
+		{"[]", 1},
+		{"1", 1000},
+		{"5", 200},
+		{"0.01", 1000},
+		{"1e-9", 1000},
+	} {
+		t.Run(c.json, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := answering(200, "application/json", fmt.Sprintf(`{"access_token":"tok","expires_in":%s}`, c.json))
+				s := endpointSource(t, endpoint(w), tokensource.Config{})
+				tok := want(t, s, noKey, "tok")
+				if tok.Expiry().IsZero() {
+					t.Error("the token is eternal")
+				}
+				for range 6000 {
+					want(t, s, noKey, "tok")
+					time.Sleep(100 * time.Millisecond)
+				}
+				if len(w.requests) > c.most {
+					t.Errorf("%d token calls in ten minutes, want at most %d", len(w.requests), c.most)
+				}
+			})
+		})
+	}
+}
+
+func TestLifetimeSettings(t *testing.T) {
+	for name, c := range map[string]struct {
+		said     time.Duration
+		lifetime tokensource.Lifetime
+		want     time.Duration // 0: for ever
+	}{
+		"said":     {30 * time.Minute, tokensource.Lifetime{}, 30 * time.Minute},
+		"not said": {0, tokensource.Lifetime{}, time.Hour},
+		"default":  {0, tokensource.Lifetime{Default: 55 * time.Minute}, 55 * time.Minute},
+		"capped":   {time.Hour, tokensource.Lifetime{Max: time.Minute}, time.Minute},
+		"for ever": {time.Minute, tokensource.Lifetime{Forever: true}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := &fakeGrant{onToken: issue("tok", c.said)}
+				s := newSource(t, tokensource.Config{Grant: g, Lifetime: c.lifetime})
+				tok := want(t, s, noKey, "tok")
+				if c.want == 0 {
+					if !tok.Expiry().IsZero() {
+						t.Errorf("the token expires at %v, want never", tok.Expiry())
+					}
+					time.Sleep(20 * 365 * 24 * time.Hour)
+					want(t, s, noKey, "tok")
+					wantCalls(t, g, 1, 0)
+					return
+				}
+				if got := time.Until(tok.Expiry()); got != c.want {
+					t.Errorf("the token lives %v, want %v", got, c.want)
+				}
+			})
+		})
+	}
+}
+
+// A provider whose tokens are permanent is told of by `never`: the token of a
+// one-use code must not be thrown away after an hour.
+func TestExpiryNeverIsNever(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ep := endpoint(answering(200, "application/json", `{"access_token":"tok","expires_in":3600}`))
+		ep.Response.ExpiryKind = tokensource.ExpiryNever
+		s := endpointSource(t, ep, tokensource.Config{})
+		if tok := want(t, s, noKey, "tok"); !tok.Expiry().IsZero() {
+			t.Errorf("the token lives %v, want for ever", time.Until(tok.Expiry()))
+		}
+	})
+}
