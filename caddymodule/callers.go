@@ -9,7 +9,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2"
 )
 
 // callerCheck decides who may call. A Caddy site on http://127.0.0.1:9000
@@ -94,11 +94,13 @@ func (c *callerCheck) checkBrowser(req *http.Request, refused func(string) *prob
 	return nil
 }
 
-// hostOf returns the host that the caller addressed, which is not the one that
-// the upstream will see.
+// hostOf returns the host that the caller addressed, which is not always the
+// one that the upstream will see.
 func hostOf(req *http.Request) string {
-	if original, ok := req.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
-		return original.Host
+	if repl, ok := req.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		if host, ok := repl.GetString("http.request.hostport"); ok {
+			return host
+		}
 	}
 	return req.Host
 }

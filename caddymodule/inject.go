@@ -131,11 +131,13 @@ func (ij *injector) inject(req *http.Request, token *tokensource.Token, key []st
 }
 
 // removeSpellings removes what a server behind CGI-like rules would take for
-// one of the removed headers.
+// one of the removed headers. Most names need no closer look.
 func (ij *injector) removeSpellings(h http.Header) {
 	for name := range h {
-		if strings.Contains(name, "_") && ij.removes(name) {
-			delete(h, name)
+		if strings.Contains(name, "_") || strings.HasSuffix(name, "-") || strings.HasPrefix(name, "-") {
+			if ij.removes(name) {
+				delete(h, name)
+			}
 		}
 	}
 }

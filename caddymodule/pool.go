@@ -141,12 +141,12 @@ func (es *environments) Save(ctx context.Context, key string, value []byte) erro
 }
 
 // Renewing implements tokensource.Observer.
-func (es *environments) Renewing(ctx context.Context, r tokensource.Renewal) (context.Context, func(tokensource.Outcome)) {
+func (es *environments) Renewing(ctx, cause context.Context, r tokensource.Renewal) (context.Context, func(tokensource.Outcome)) {
 	env := es.current()
 	if env == nil {
 		return ctx, func(tokensource.Outcome) {}
 	}
-	return env.observer.Renewing(ctx, r)
+	return env.observer.Renewing(ctx, cause, r)
 }
 
 // logHandler logs to the newest config's logger.

@@ -102,6 +102,9 @@ func (r *refusal) matches(res *http.Response) (bool, error) {
 
 func isJSON(h http.Header) bool {
 	mediaType, _, _ := mime.ParseMediaType(h.Get("Content-Type"))
+	if strings.HasPrefix(mediaType, "application/grpc") || strings.Contains(mediaType, "stream") {
+		return false // messages without end: to wait for it would hold them up
+	}
 	return mediaType == "application/json" || strings.HasSuffix(mediaType, "+json")
 }
 

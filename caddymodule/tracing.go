@@ -81,8 +81,8 @@ func newObserver(t *tracing) tokensource.Observer { return observer{t} }
 // Renewing implements tokensource.Observer. The span is a root of its own,
 // linked to the request's: a renewal serves many requests, and outlives the
 // one that happened to start it.
-func (o observer) Renewing(ctx context.Context, r tokensource.Renewal) (context.Context, func(tokensource.Outcome)) {
-	parent := trace.SpanFromContext(ctx)
+func (o observer) Renewing(ctx, cause context.Context, r tokensource.Renewal) (context.Context, func(tokensource.Outcome)) {
+	parent := trace.SpanFromContext(cause)
 	var span trace.Span
 	if tracer := o.tracing.tracerFor(parent); tracer != nil {
 		opts := []trace.SpanStartOption{

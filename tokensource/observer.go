@@ -8,10 +8,11 @@ import (
 // Observer is told what a source does. It must not block, and must not call
 // the source.
 type Observer interface {
-	// Renewing is called when a renewal begins, with the context of the request
-	// that started it, or a background context. The context that it returns
-	// goes to the token calls; the function is called once, at the end.
-	Renewing(ctx context.Context, r Renewal) (context.Context, func(Outcome))
+	// Renewing is called when a renewal begins. cause is the context of the
+	// request that started it, or a background one: to read a span from, not to
+	// make calls with. The context that it returns, made of ctx, goes to the
+	// token calls; the function is called once, at the end.
+	Renewing(ctx, cause context.Context, r Renewal) (context.Context, func(Outcome))
 }
 
 // Reason is why a renewal runs.
@@ -48,6 +49,6 @@ type Outcome struct {
 
 type noObserver struct{}
 
-func (noObserver) Renewing(ctx context.Context, _ Renewal) (context.Context, func(Outcome)) {
+func (noObserver) Renewing(ctx, _ context.Context, _ Renewal) (context.Context, func(Outcome)) {
 	return ctx, func(Outcome) {}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -85,18 +86,39 @@ func wildcard(pattern, text string) bool {
 }
 
 // DecodeJSON decodes one JSON document, numbers kept as written; nil when it
-// is not one.
+// is not one. NaN and Infinity, which some encoders write, are taken for null.
 func DecodeJSON(body []byte) any {
-	d := json.NewDecoder(bytes.NewReader(bytes.TrimPrefix(body, []byte("\ufeff"))))
-	d.UseNumber()
-	var v any
-	if d.Decode(&v) != nil {
+	body = bytes.TrimPrefix(body, []byte("\ufeff"))
+	if v, ok := decodeJSON(body); ok {
+		return v
+	}
+	if !bytes.Contains(body, []byte("NaN")) && !bytes.Contains(body, []byte("Infinity")) {
 		return nil
 	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+	v, ok := decodeJSON(notNumbers.ReplaceAllFunc(body, func(match []byte) []byte {
+		if match[0] == '"' {
+			return match
+		}
+		return []byte("null")
+	}))
+	if !ok {
 		return nil
 	}
 	return v
+}
+
+// notNumbers finds strings too, so that what stands in them is passed over.
+var notNumbers = regexp.MustCompile(`"(?:[^"\\]|\\.)*"|-?(?:NaN|Infinity)`)
+
+func decodeJSON(body []byte) (any, bool) {
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.UseNumber()
+	var v any
+	if d.Decode(&v) != nil {
+		return nil, false
+	}
+	_, err := d.Token()
+	return v, errors.Is(err, io.EOF)
 }
 
 // lookupPath finds a member by its dotted path. A name that itself holds dots

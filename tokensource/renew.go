@@ -18,10 +18,11 @@ const (
 	viaStore   = "store"
 )
 
-// launch starts a renewal. The caller holds e.mu, and there is no flight. The
-// renewal keeps what ctx carries (the span of the request that started it) but
-// not its end: it goes on when that request is gone. nil: the source is closed.
-func (s *Source) launch(ctx context.Context, e *entry, why Reason, forced *Token, how renewal) *flight {
+// launch starts a renewal. The caller holds e.mu, and there is no flight. cause
+// is the context of the request that started it, for the observer: neither its
+// end nor its values reach the renewal, for a proxy's say where to connect to
+// and whom to tell of a 103. nil: the source is closed.
+func (s *Source) launch(cause context.Context, e *entry, why Reason, forced *Token, how renewal) *flight {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -30,19 +31,18 @@ func (s *Source) launch(ctx context.Context, e *entry, why Reason, forced *Token
 	f := &flight{done: make(chan struct{}), forced: forced, writes: why == ReasonWrite}
 	e.flight = f
 	s.flights.Add(1)
-	go s.fly(context.WithoutCancel(ctx), e, f, why, how)
+	go s.fly(cause, e, f, why, how)
 	return f
 }
 
 // fly runs a renewal and lands it, whatever happens in it.
-func (s *Source) fly(ctx context.Context, e *entry, f *flight, why Reason, how renewal) {
+func (s *Source) fly(cause context.Context, e *entry, f *flight, why Reason, how renewal) {
 	defer s.flights.Done()
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.RenewalTimeout)
+	ctx, cancel := context.WithTimeout(s.life, s.cfg.RenewalTimeout)
 	defer cancel()
-	defer context.AfterFunc(s.life, cancel)()
 
 	start := time.Now()
-	ctx, finished := s.cfg.Observer.Renewing(ctx, Renewal{s.cfg.Name, s.GrantType(), why})
+	ctx, finished := s.cfg.Observer.Renewing(ctx, cause, Renewal{s.cfg.Name, s.GrantType(), why})
 	var t *Token
 	var via string
 	err := errPanicked
