@@ -1,16 +1,10 @@
 package caddymodule
 
 import (
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
-	"mime"
 	"net/http"
-	"net/url"
 	"path"
 	"strings"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -116,72 +110,6 @@ func (tl *TokenLogin) ServeHTTP(w http.ResponseWriter, r *http.Request, next cad
 	return handle(w, r)
 }
 
-// code takes a code that the app received.
-func (tl *TokenLogin) code(w http.ResponseWriter, r *http.Request) error {
-	if p := tl.callers.check(r); p != nil {
-		return p.write(w)
-	}
-	key, values, err := tl.keys.read(r)
-	if err != nil {
-		return keyMissing(err).write(w)
-	}
-	code, p := readCode(w, r)
-	if p != nil {
-		return p.write(w)
-	}
-	token, err := tl.source.Exchange(r.Context(), key, tokensource.Code{Code: code})
-	tl.report("code", err)
-	if err != nil {
-		return tl.source.problemOf(err, values).write(w)
-	}
-	return writeAuthorized(w, tl.Source, token)
-}
-
-// maxCodeForm is the longest form with a code.
-const maxCodeForm = 16 << 10
-
-// readCode reads the form. A provider's redirect may carry a code and an
-// error at once (MondiaPay's do): an app that hands over all of it must not
-// see the code of a failed purchase spent.
-func readCode(w http.ResponseWriter, r *http.Request) (tokensource.Secret, *problem) {
-	bad := func(detail string) (tokensource.Secret, *problem) {
-		return tokensource.Secret{}, &problem{name: problemBadRequest, status: http.StatusBadRequest, detail: detail}
-	}
-	if mediaType, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); mediaType != "application/x-www-form-urlencoded" {
-		return bad("expected Content-Type application/x-www-form-urlencoded with the field code")
-	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxCodeForm))
-	if err != nil {
-		return bad("the form is too long or was cut off")
-	}
-	form, err := url.ParseQuery(string(body))
-	if err != nil {
-		return bad("the form is not well-formed")
-	}
-	if form.Has("error") {
-		return tokensource.Secret{}, &problem{name: problemCodeRefused, status: http.StatusUnprocessableEntity,
-			detail: "the provider's redirect carried an error; its code was not sent"}
-	}
-	if codes := form["code"]; len(codes) != 1 || codes[0] == "" {
-		return bad("expected the field code, once")
-	}
-	return tokensource.NewSecret(form.Get("code")), nil
-}
-
-func writeAuthorized(w http.ResponseWriter, source string, token *tokensource.Token) error {
-	answer := struct {
-		Source    string     `json:"source"`
-		Status    string     `json:"status"`
-		ExpiresAt *time.Time `json:"expires_at,omitempty"`
-	}{Source: source, Status: "authorized"}
-	if expiry := token.Expiry(); !expiry.IsZero() {
-		expiry = expiry.Round(0).UTC().Truncate(time.Second)
-		answer.ExpiresAt = &expiry
-	}
-	w.Header().Set("Content-Type", "application/json")
-	return json.NewEncoder(w).Encode(answer)
-}
-
 // report logs what became of a login, in place of the access log.
 func (tl *TokenLogin) report(step string, err error) {
 	if err != nil {
@@ -267,39 +195,6 @@ func (tl *TokenLogin) callback(w http.ResponseWriter, r *http.Request) error {
 }
 
 var errProviderDeclined = errors.New("the provider's answer carries an error, or no code")
-
-// loginPage shows a fixed page: nothing of the request is in it.
-func loginPage(w http.ResponseWriter, status int, title, text string) error {
-	h := w.Header()
-	h.Set("Content-Type", "text/html; charset=utf-8")
-	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
-	h.Set("X-Content-Type-Options", "nosniff")
-	w.WriteHeader(status)
-	_, err := fmt.Fprintf(w, loginHTML, title, title, text)
-	return err
-}
-
-const loginHTML = `<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>%s</title>
-<style>
-:root { color-scheme: light dark }
-body { font: 1.1rem/1.5 system-ui, sans-serif; display: grid; place-items: center; min-height: 90vh; margin: 0 1rem }
-main { max-width: 30rem; text-align: center }
-h1 { font-size: 1.5rem }
-</style>
-</head>
-<body>
-<main>
-<h1>%s</h1>
-<p>%s</p>
-</main>
-</body>
-</html>
-`
 
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
 //

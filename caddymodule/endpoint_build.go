@@ -1,0 +1,265 @@
+package caddymodule
+
+import (
+	"fmt"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource"
+)
+
+// clientAuths are the methods, with the number of words that follow.
+var clientAuths = map[string]int{
+	"client_secret_basic": 0, "client_secret_post": 0, "client_secret_basic_raw": 0,
+	"client_secret_query": 0, "none": 0, "header": 2, "template": 1,
+}
+
+// build makes the library's endpoint. self names it in errors, such as
+// "grant password".
+func (e *Endpoint) build(gc *GrantContext) (*tokensource.Endpoint, error) {
+	ep := &tokensource.Endpoint{
+		Method:    e.Method,
+		ParamsIn:  tokensource.ParamsIn(e.ParamsIn),
+		Rename:    e.Rename,
+		Omit:      e.Omit,
+		Timeout:   time.Duration(e.Timeout),
+		Transport: nil,
+	}
+	for _, step := range []func(*GrantContext, *tokensource.Endpoint) error{
+		e.buildURL, e.buildClient, e.buildParams, e.buildHeaders, e.buildResponse, e.buildTransport, e.buildBearer,
+	} {
+		if err := step(gc, ep); err != nil {
+			return nil, err
+		}
+	}
+	return ep, nil
+}
+
+func (e *Endpoint) buildURL(gc *GrantContext, ep *tokensource.Endpoint) error {
+	if e.TokenURL == "" {
+		return e.Origin.errorf("", "token_url is required")
+	}
+	if m := e.Method; m != "" && m != http.MethodPost && m != http.MethodGet {
+		return e.Origin.errorf("method", "%q: expected POST or GET", m)
+	}
+	if e.Method == http.MethodGet && e.ParamsIn != "" && e.ParamsIn != "query" && e.ParamsIn != "none" {
+		return e.Origin.errorf("params_in", "a GET has no body for %s: expected query or none", e.ParamsIn)
+	}
+	switch e.ParamsIn {
+	case "", "form", "query", "json", "multipart", "none":
+	default:
+		return e.Origin.errorf("params_in", "%q: expected form, query, json, multipart or none", e.ParamsIn)
+	}
+	t, err := gc.template(e.Origin, "token_url", e.TokenURL)
+	if err != nil {
+		return err
+	}
+	ep.URL = t
+	return checkURL(e.Origin, "token_url", t, e.AllowHTTP)
+}
+
+// checkURL refuses what would send credentials in the clear.
+func checkURL(o *Origin, option string, t tokensource.Template, allowHTTP []string) error {
+	sample, _ := t.Expand(func(string) (string, bool) { return "x", true })
+	u, err := url.Parse(sample)
+	if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") {
+		return o.errorf(option, "not an absolute URL: expected one such as https://provider.example/token")
+	}
+	if u.User != nil {
+		return o.errorf(option, "a URL must not carry credentials: expected client_id and client_secret")
+	}
+	if u.Scheme == "http" && !plainHTTPAllowed(u.Hostname(), allowHTTP) {
+		return o.errorf(option, "http://%s would send credentials in the clear: expected https://, a loopback address, or the host's name in allow_http", u.Host)
+	}
+	return nil
+}
+
+// plainHTTPAllowed reports whether a host is this one, or allowed by name.
+func plainHTTPAllowed(host string, allowed []string) bool {
+	return isLoopbackName(host) || slices.ContainsFunc(allowed, func(a string) bool { return strings.EqualFold(a, host) })
+}
+
+// isLoopbackName reports whether a host's name or address is the loopback's.
+func isLoopbackName(host string) bool {
+	if addr, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
+		return addr.Unmap().IsLoopback()
+	}
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	return host == "localhost" || strings.HasSuffix(host, ".localhost")
+}
+
+func (e *Endpoint) buildClient(gc *GrantContext, ep *tokensource.Endpoint) (err error) {
+	if ep.Client.ID, err = gc.template(e.Origin, "client_id", e.ClientID); err != nil {
+		return err
+	}
+	if ep.Client.Secret, err = gc.template(e.Origin, "client_secret", e.ClientSecret); err != nil {
+		return err
+	}
+	if len(e.ClientAuth) == 0 {
+		return nil
+	}
+	method, args := e.ClientAuth[0], e.ClientAuth[1:]
+	if err := checkClientAuth(method, args); err != nil {
+		return e.Origin.errorf("client_auth", "%w", err)
+	}
+	switch method {
+	case "client_secret_basic":
+		ep.Auth = tokensource.ClientSecretBasic
+	case "client_secret_post":
+		ep.Auth = tokensource.ClientSecretPost
+	case "client_secret_basic_raw":
+		ep.Auth = tokensource.ClientSecretBasicRaw
+	case "client_secret_query":
+		ep.Auth = tokensource.ClientSecretQuery
+	case "none":
+		ep.Auth = tokensource.ClientNone
+	case "header":
+		ep.Auth = tokensource.ClientSecretHeader(args[0], args[1])
+	case "template":
+		t, err := tokensource.ParseTemplate(args[0])
+		if err != nil {
+			return e.Origin.errorf("client_auth", "%w", err)
+		}
+		ep.Auth = tokensource.ClientSecretTemplate(t)
+	}
+	if method != "none" && (e.ClientID == "" || e.ClientSecret == "") {
+		return e.Origin.errorf("client_auth", "%s needs client_id and client_secret", method)
+	}
+	return nil
+}
+
+func checkClientAuth(method string, args []string) error {
+	words, ok := clientAuths[method]
+	switch {
+	case !ok:
+		return fmt.Errorf("%q: expected client_secret_basic, client_secret_post, client_secret_basic_raw, client_secret_query, header, template or none", method)
+	case len(args) != words:
+		return fmt.Errorf("%s: got %s after it: expected %d", method, counted(len(args), "word"), words)
+	}
+	if method == "template" {
+		t, err := tokensource.ParseTemplate(args[0])
+		if err != nil {
+			return err
+		}
+		for _, name := range t.Variables() {
+			if !slices.Contains([]string{"id", "secret", "base64"}, name) {
+				return fmt.Errorf("{%s}: expected {id}, {secret} or {base64}", name)
+			}
+		}
+	}
+	return nil
+}
+
+func (e *Endpoint) buildParams(gc *GrantContext, ep *tokensource.Endpoint) error {
+	for _, resource := range e.Resource {
+		value, err := gc.template(e.Origin, "resource", resource)
+		if err != nil {
+			return err
+		}
+		ep.Params = append(ep.Params, tokensource.Param{Name: "resource", Value: value, Again: true})
+	}
+	for _, p := range e.Params {
+		value, err := gc.template(e.Origin, "param "+p.Name, p.Value)
+		if err != nil {
+			return err
+		}
+		param := tokensource.Param{Name: p.Name, Value: value, Type: tokensource.ParamType(p.Type), Secret: strings.Contains(p.Value, "{")}
+		switch p.In {
+		case "":
+		case "query":
+			param.In = tokensource.ParamsQuery
+		case "body":
+			param.In = tokensource.ParamsForm
+		default:
+			return e.Origin.errorf("param "+p.Name, "in %q: expected query or body", p.In)
+		}
+		switch p.Type {
+		case "", "string", "number", "bool", "raw":
+		default:
+			return e.Origin.errorf("param "+p.Name, "type %q: expected string, number, bool or raw", p.Type)
+		}
+		ep.Params = append(ep.Params, param)
+	}
+	return nil
+}
+
+func (e *Endpoint) buildHeaders(gc *GrantContext, ep *tokensource.Endpoint) error {
+	for _, h := range e.Headers {
+		if !validHeaderName(h.Name) {
+			return e.Origin.errorf("header "+h.Name, "not a header name")
+		}
+		value, err := gc.template(e.Origin, "header "+h.Name, h.Value)
+		if err != nil {
+			return err
+		}
+		ep.Header = append(ep.Header, tokensource.HeaderField{Name: h.Name, Value: value})
+	}
+	return nil
+}
+
+func (e *Endpoint) buildResponse(_ *GrantContext, ep *tokensource.Endpoint) error {
+	r := e.Response
+	if r == nil {
+		return nil
+	}
+	if kind := tokensource.ExpiryKind(r.ExpiresKind); kind != "" && !tokensource.ValidExpiryKind(kind) {
+		return e.Origin.errorf("response", "expires_in kind %q: expected one of %v", r.ExpiresKind, tokensource.ExpiryKinds())
+	}
+	switch r.Format {
+	case "", "auto", "json", "form", "text":
+	default:
+		return e.Origin.errorf("response", "format %q: expected auto, json, form or text", r.Format)
+	}
+	ep.Response = tokensource.Response{
+		Format: tokensource.Format(r.Format), Status: r.Status,
+		AccessToken: r.AccessToken, RefreshToken: r.RefreshToken,
+		ExpiryKind: tokensource.ExpiryKind(r.ExpiresKind),
+		ErrorWhen:  r.ErrorWhen, Permanent: r.Permanent, Throttled: r.Throttled,
+	}
+	if r.ExpiresIn != "" {
+		ep.Response.ExpiresIn = []string{r.ExpiresIn}
+	}
+	return nil
+}
+
+// buildTransport makes the endpoint's own transport, if it has settings for
+// one. It keeps no connections, as tokensource.NewTransport explains.
+func (e *Endpoint) buildTransport(gc *GrantContext, ep *tokensource.Endpoint) error {
+	if e.Transport == nil {
+		return nil
+	}
+	ht := *e.Transport
+	rt, err := ht.NewTransport(gc.Context)
+	if err != nil {
+		return e.Origin.errorf("transport", "%w", err)
+	}
+	rt.DisableKeepAlives = true
+	ep.Transport = rt
+	return nil
+}
+
+func (e *Endpoint) buildBearer(gc *GrantContext, ep *tokensource.Endpoint) (err error) {
+	if e.Bearer == "" {
+		return nil
+	}
+	ep.Bearer, err = gc.source(e.Bearer)
+	if err != nil {
+		return e.Origin.errorf("bearer", "%w", err)
+	}
+	for _, name := range ep.Bearer.KeyNames() {
+		if !slices.Contains(gc.keyNames, name) {
+			return e.Origin.errorf("bearer", "token_source %s has the key %q: expected this one to have it too", e.Bearer, name)
+		}
+	}
+	return nil
+}
+
+func validHeaderName(name string) bool {
+	return name != "" && !strings.ContainsFunc(name, func(r rune) bool {
+		return r <= ' ' || r > '~' || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r)
+	})
+}
