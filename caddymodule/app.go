@@ -147,7 +147,7 @@ func (a *App) build(name string) (*pooledSource, error) {
 	}
 	src, err := takeSource(ts.config(name, g), gc, ts.grant)
 	if err != nil {
-		return nil, ts.Origin.errorf("", "%w", err)
+		return nil, fmt.Errorf("token_source %s: %w", name, err)
 	}
 	src.attach(a.env)
 	a.built[name] = src

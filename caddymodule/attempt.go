@@ -1,8 +1,12 @@
 package caddymodule
 
 import (
+	"context"
 	"errors"
+	"net"
 	"net/http"
+	"slices"
+	"strings"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
 )
@@ -33,7 +37,11 @@ var replayResults = []string{replayOK, replayRefused, replayError, replayNoToken
 func (a *attempt) run(token *tokensource.Token) (*http.Response, tokensource.Verdict, error) {
 	defer a.body.release()
 	res, refused, err := a.send(token)
-	if err != nil {
+	var bad injectError
+	switch {
+	case errors.As(err, &bad):
+		return a.t.answer(a.req, notInjected(bad)), tokensource.Neutral, nil
+	case err != nil:
 		a.t.requests.count(resultError)
 		return nil, tokensource.Neutral, err
 	}
@@ -50,6 +58,9 @@ func (a *attempt) run(token *tokensource.Token) (*http.Response, tokensource.Ver
 	case err != nil:
 		a.t.replays.count(replayError)
 		a.t.requests.count(resultError)
+		if a.body.touched() {
+			err = lastError{err}
+		}
 		return nil, tokensource.Neutral, err
 	case refused:
 		return a.passOn(res, replayRefused)
@@ -58,12 +69,14 @@ func (a *attempt) run(token *tokensource.Token) (*http.Response, tokensource.Ver
 	return a.accepted(res, next)
 }
 
+// injectError: the token could not be put into the request.
+type injectError struct{ error }
+
 // send makes one round trip and reports whether the API refused the token.
 func (a *attempt) send(token *tokensource.Token) (*http.Response, bool, error) {
 	out, err := a.t.injector.inject(a.req, token, a.values)
 	if err != nil {
-		a.body.discard()
-		return nil, false, err
+		return nil, false, injectError{err}
 	}
 	if a.body != nil {
 		out.Body = a.body.open()
@@ -83,11 +96,34 @@ func (a *attempt) send(token *tokensource.Token) (*http.Response, bool, error) {
 
 func (a *attempt) accepted(res *http.Response, token *tokensource.Token) (*http.Response, tokensource.Verdict, error) {
 	a.t.requests.count(resultOK)
+	keepPrivate(res.Header)
 	if res.StatusCode >= http.StatusInternalServerError {
 		return res, tokensource.Neutral, nil // out of order: says nothing of the token
 	}
 	token.Accepted()
 	return res, tokensource.Works, nil
+}
+
+var private = []string{"private"}
+
+// keepPrivate has shared caches between the app and the sidecar treat the
+// answer as what it is, one to a request with Authorization: such a cache saw
+// none, and would store what RFC 9111, section 3.5 forbids.
+func keepPrivate(h http.Header) {
+	cc, ok := h["Cache-Control"]
+	if !ok {
+		h["Cache-Control"] = private
+		return
+	}
+	for _, line := range cc {
+		line = strings.ToLower(line)
+		for _, allowed := range []string{"public", "private", "no-store", "s-maxage", "must-revalidate"} {
+			if strings.Contains(line, allowed) {
+				return
+			}
+		}
+	}
+	h["Cache-Control"] = append(slices.Clone(cc), "private")
 }
 
 // anotherToken renews the refused token and makes the body ready to be sent
@@ -134,6 +170,28 @@ func (a *attempt) passOn(res *http.Response, why string) (*http.Response, tokens
 	}
 	return res, tokensource.Fails, nil
 }
+
+// lastError is an error after which the request must not be sent to another
+// upstream: its body was read. Caddy retries what it finds to be a DialError,
+// and would send nothing for a body. So the error keeps what it says, and
+// whether it was a time-out or the client's end, and hides what it is.
+type lastError struct{ err error }
+
+func (e lastError) Error() string { return e.err.Error() }
+
+// Is lets the client's end be seen.
+func (e lastError) Is(target error) bool {
+	return target == context.Canceled && errors.Is(e.err, context.Canceled)
+}
+
+// Timeout implements net.Error.
+func (e lastError) Timeout() bool {
+	var ne net.Error
+	return errors.As(e.err, &ne) && ne.Timeout()
+}
+
+// Temporary implements net.Error.
+func (lastError) Temporary() bool { return false }
 
 // discard lets go of an answer, reading the rest where that is short, so that
 // its connection can be used again.

@@ -151,18 +151,21 @@ func (b *capturedBody) release() {
 		}
 		b.recycle()
 	} // else the second sending is still under way, from this memory
-	closed := b.closed
+	closed := b.closed || b.reader == nil // nobody is left to close it
 	b.mu.Unlock()
 	if closed {
 		_ = b.src.Close()
 	}
 }
 
-// discard closes a body that is not sent at all.
-func (b *capturedBody) discard() {
-	if b != nil {
-		_ = b.src.Close()
+// touched reports whether something of the body was read.
+func (b *capturedBody) touched() bool {
+	if b == nil {
+		return false
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.over || len(b.buf) > 0 || b.err != nil
 }
 
 // bodyReader reads a captured body from its beginning.

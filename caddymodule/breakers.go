@@ -80,6 +80,7 @@ func (bs *breakers) first(k tokensource.Key, token *tokensource.Token) func(toke
 		bs.mu.Lock()
 		b := bs.byKey[k]
 		if b == nil {
+			bs.makeRoom()
 			b = &keyBreaker{tokensource.NewBreaker(bs.settings), token}
 			bs.byKey[k] = b
 			bs.counting.Store(int64(len(bs.byKey)))
@@ -89,6 +90,26 @@ func (bs *breakers) first(k tokensource.Key, token *tokensource.Token) func(toke
 			bs.report(k, b, done, v)
 		}
 	}
+}
+
+// maxBreakers bounds the breakers of keys that failed and never came back.
+const maxBreakers = 10_000
+
+// makeRoom drops a breaker, preferably a closed one, when there are too many.
+// The caller holds bs.mu.
+func (bs *breakers) makeRoom() {
+	if len(bs.byKey) < maxBreakers {
+		return
+	}
+	var victim tokensource.Key
+	looked := 0
+	for k, b := range bs.byKey {
+		victim = k
+		if looked++; looked > 16 || b.State() == tokensource.BreakerClosed {
+			break
+		}
+	}
+	bs.drop(victim)
 }
 
 // drop removes a breaker. The caller holds bs.mu.

@@ -56,11 +56,13 @@ func (e *Endpoint) options() options {
 		"omit":      listOption(&e.Omit, "<params...>"),
 		"header":    {usage: "<name> <value>", min: 2, max: 2, repeat: true, parse: e.parseHeader},
 		"bearer":    textOption(&e.Bearer, "<source>"),
-		"timeout":   durationOption(&e.Timeout),
-		"response":  {max: 0, parse: e.parseResponse},
-		"transport": {max: 0, parse: func(d *caddyfile.Dispenser, _ []string) error {
+		"timeout":   positiveOption(&e.Timeout),
+		"response":  {usage: "{ ... }", max: 0, parse: e.parseResponse},
+		"transport": {usage: "{ ... }", max: 0, parse: func(d *caddyfile.Dispenser, _ []string) error {
 			e.Transport = new(reverseproxy.HTTPTransport)
-			return e.Transport.UnmarshalCaddyfile(d.NewFromNextSegment())
+			return parseHTTPTransport(e.Transport, d.NextSegment(), "the endpoint's transport", func(string) string {
+				return "an option of transport http"
+			})
 		}},
 		"allow_http": listOption(&e.AllowHTTP, "<hosts...>"),
 	}
@@ -136,7 +138,7 @@ func (e *Endpoint) parseResponse(d *caddyfile.Dispenser, _ []string) error {
 			r.ExpiresIn = args[0]
 			if len(args) == 2 {
 				if !tokensource.ValidExpiryKind(tokensource.ExpiryKind(args[1])) {
-					return d.Errf("expires_in: kind %q: expected one of %v", args[1], tokensource.ExpiryKinds())
+					return d.Errf("expires_in: kind %q: expected one of %s", args[1], expiryKinds())
 				}
 				r.ExpiresKind = args[1]
 			}
@@ -148,7 +150,15 @@ func (e *Endpoint) parseResponse(d *caddyfile.Dispenser, _ []string) error {
 		}},
 		"permanent": predicateOption(&r.Permanent),
 		"throttled": predicateOption(&r.Throttled),
-	}.parse(d, "response", e.Origin, nil)
+	}.parse(d, "response", nil, nil)
+}
+
+func expiryKinds() string {
+	var names []string
+	for _, kind := range tokensource.ExpiryKinds() {
+		names = append(names, string(kind))
+	}
+	return strings.Join(names, ", ")
 }
 
 const predicateUsage = "status <codes...> | header <name> [<patterns...>] | json <path> [<values...>]"

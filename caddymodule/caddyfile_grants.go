@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"maps"
+	"slices"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
@@ -65,7 +66,10 @@ func (g *AuthorizationCode) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"auth_url":     textOption(&g.AuthURL, "<url>"),
 		"redirect_uri": textOption(&g.RedirectURI, "<url>"),
 		"issuer":       textOption(&g.Issuer, "<identifier>"),
-		"auth_param": {usage: "<name> <value>", min: 2, max: 2, repeat: true, parse: func(_ *caddyfile.Dispenser, args []string) error {
+		"auth_param": {usage: "<name> <value>", min: 2, max: 2, repeat: true, parse: func(d *caddyfile.Dispenser, args []string) error {
+			if slices.ContainsFunc(g.AuthParams, func(p Param) bool { return p.Name == args[0] }) {
+				return d.Errf("auth_param %s: given twice: expected it once", args[0])
+			}
 			g.AuthParams = append(g.AuthParams, Param{Name: args[0], Value: args[1]})
 			return nil
 		}},

@@ -53,8 +53,8 @@ func parseTokenSource(d *caddyfile.Dispenser, existing any) (any, error) {
 		return nil, d.Err("token_source: got no name: expected token_source <name> { ... }")
 	}
 	name := d.Val()
-	if err := checkSourceName(d, name); err != nil {
-		return nil, err
+	if !validName(name) {
+		return nil, d.Errf("token_source %q: not a name: %s", name, nameHelp)
 	}
 	if first, twice := app.Sources[name]; twice {
 		return nil, d.Errf("token_source %s: defined twice (first on line %d): expected a name of its own", name, first.Origin.Lines[""])
@@ -71,7 +71,11 @@ func parseTokenSource(d *caddyfile.Dispenser, existing any) (any, error) {
 		return nil, fmt.Errorf("token_source %s has no grant: expected grant <type> { ... }, at %s:%d", name, at, line)
 	}
 	app.Sources[name] = ts
-	return httpcaddyfile.App{Name: appName, Value: caddyconfig.JSON(app, nil)}, nil
+	value, err := json.Marshal(app)
+	if err != nil {
+		return nil, fmt.Errorf("token_source %s: %w, at %s:%d", name, err, at, line)
+	}
+	return httpcaddyfile.App{Name: appName, Value: value}, nil
 }
 
 // options is the table of a source's options.
@@ -86,20 +90,10 @@ func (ts *TokenSource) options() options {
 		"lifetime":      {usage: "<duration>|forever [max <duration>]", min: 1, max: 3, parse: ts.parseLifetime},
 		"refresh_ahead": {usage: "<share>% [max <duration>]", min: 1, max: 3, parse: ts.parseRefreshAhead},
 		"grace":         durationOption(&ts.Grace),
-		"min_interval":  durationOption(&ts.MinInterval),
+		"min_interval":  positiveOption(&ts.MinInterval),
 		"max_keys":      countOption(&ts.MaxKeys),
-		"breaker":       breakerOption(&ts.Breaker, func() *Origin { return ts.Origin }),
+		"breaker":       breakerOption(&ts.Breaker),
 	}
-}
-
-// checkSourceName keeps names to what reads well as a metric's label.
-func checkSourceName(d *caddyfile.Dispenser, name string) error {
-	if len(name) > 64 || strings.ContainsFunc(name, func(r rune) bool {
-		return !(r == '_' || r == '-' || r == '.' || '0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z')
-	}) {
-		return d.Errf("token_source %q: not a name: expected letters, digits, '_', '-' and '.', at most 64", name)
-	}
-	return nil
 }
 
 func (ts *TokenSource) parseGrant(d *caddyfile.Dispenser, args []string) error {
@@ -123,6 +117,9 @@ func (ts *TokenSource) parseGrant(d *caddyfile.Dispenser, args []string) error {
 // as they do in a site.
 func (ts *TokenSource) parseKey(d *caddyfile.Dispenser, args []string) error {
 	name := args[0]
+	if !validName(name) {
+		return d.Errf("key %q: not a name: %s", name, nameHelp)
+	}
 	if slices.ContainsFunc(ts.Keys, func(k KeyPart) bool { return k.Name == name }) {
 		return d.Errf("key %s: given twice: expected a name of its own", name)
 	}
@@ -162,6 +159,13 @@ func (ts *TokenSource) parseRefreshAhead(d *caddyfile.Dispenser, args []string) 
 	return err
 }
 
+func positiveOption(field *caddy.Duration) option {
+	return option{usage: "<duration>", min: 1, max: 1, parse: func(d *caddyfile.Dispenser, args []string) (err error) {
+		*field, err = parsePositive(d, args[0])
+		return err
+	}}
+}
+
 func parsePositive(d *caddyfile.Dispenser, text string) (caddy.Duration, error) {
 	dur, err := parseDuration(d, text)
 	if err == nil && time.Duration(dur) <= 0 {
@@ -184,16 +188,13 @@ func parseMax(d *caddyfile.Dispenser, option string, args []string) (caddy.Durat
 }
 
 // breakerOption takes a breaker's block, which sources and transports have.
-func breakerOption(field **Breaker, origin func() *Origin) option {
+func breakerOption(field **Breaker) option {
 	return option{usage: "{ ... }", max: 0, parse: func(d *caddyfile.Dispenser, _ []string) error {
 		b := new(Breaker)
 		*field = b
 		return options{
 			"trip_after": countOption(&b.TripAfter),
-			"open_for": {usage: "<duration>", min: 1, max: 1, parse: func(d *caddyfile.Dispenser, args []string) (err error) {
-				b.OpenFor, err = parsePositive(d, args[0])
-				return err
-			}},
-		}.parse(d, "breaker", origin(), nil)
+			"open_for":   positiveOption(&b.OpenFor),
+		}.parse(d, "breaker", nil, nil)
 	}}
 }

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 )
 
 // UnmarshalCaddyfile sets up the transport from Caddyfile tokens. Syntax:
@@ -75,7 +76,7 @@ func (t *Transport) options() options {
 		"hosts":        listOption(&t.Hosts, "<names...>"),
 		"allow_http":   listOption(&t.AllowHTTP, "<hosts...>"),
 		"auth_failure": {usage: "{ ... }", max: 0, parse: t.parseAuthFailure},
-		"breaker":      breakerOption(&t.Breaker, func() *Origin { return t.Origin }),
+		"breaker":      breakerOption(&t.Breaker),
 	}
 }
 
@@ -97,7 +98,7 @@ func (t *Transport) parseAuthFailure(d *caddyfile.Dispenser, _ []string) error {
 	t.AuthFailure = af
 	os := predicateOptions(&af.Any)
 	os["except"] = predicateOption(&af.Except)
-	return os.parse(d, "auth_failure", t.Origin, nil)
+	return os.parse(d, "auth_failure", nil, nil)
 }
 
 // parseHTTP hands the options that are not ours to Caddy's http transport.
@@ -105,18 +106,28 @@ func (t *Transport) parseHTTP(d *caddyfile.Dispenser, head caddyfile.Token, rest
 	if len(rest) == 0 {
 		return nil
 	}
+	help := t.options().expected
 	opening, closing := head, rest[len(rest)-1]
 	opening.Text, closing.Text = "{", "}"
 	closing.Line++
 	tokens := append([]caddyfile.Token{head, opening}, rest...)
-	err := t.HTTPTransport.UnmarshalCaddyfile(caddyfile.NewDispenser(append(tokens, closing)))
-	if err != nil && strings.Contains(err.Error(), "unrecognized subdirective") {
-		for _, token := range rest { // the word in question, for a better answer
-			if strings.Contains(err.Error(), "unrecognized subdirective "+token.Text+",") {
-				at := caddyfile.NewDispenser([]caddyfile.Token{token})
-				at.Next()
-				return at.Errf("unrecognized option %q in transport bearer: expected %s, or an option of transport http", token.Text, t.options().expected(token.Text))
-			}
+	return parseHTTPTransport(&t.HTTPTransport, append(tokens, closing), "transport bearer", func(word string) string {
+		return help(word) + ", or an option of transport http"
+	})
+}
+
+// parseHTTPTransport lets Caddy's parser read a block of options of transport
+// http, and says more of a word that it does not know.
+func parseHTTPTransport(ht *reverseproxy.HTTPTransport, tokens []caddyfile.Token, within string, expected func(word string) string) error {
+	err := ht.UnmarshalCaddyfile(caddyfile.NewDispenser(tokens))
+	if err == nil {
+		return nil
+	}
+	for _, token := range tokens {
+		if strings.Contains(err.Error(), "unrecognized subdirective "+token.Text+",") {
+			at := caddyfile.NewDispenser([]caddyfile.Token{token})
+			at.Next()
+			return at.Errf("unrecognized option %q in %s: expected %s", token.Text, within, expected(token.Text))
 		}
 	}
 	return err

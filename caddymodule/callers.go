@@ -39,9 +39,13 @@ func newCallerCheck(callers, hosts []string) (callerCheck, error) {
 
 func parseRange(text string) (netip.Prefix, error) {
 	if prefix, err := netip.ParsePrefix(text); err == nil {
+		if addr := prefix.Addr(); addr.Is4In6() && prefix.Bits() >= 96 {
+			prefix = netip.PrefixFrom(addr.Unmap(), prefix.Bits()-96)
+		}
 		return prefix.Masked(), nil
 	}
 	addr, err := netip.ParseAddr(text)
+	addr = addr.Unmap()
 	if err != nil {
 		return netip.Prefix{}, fmt.Errorf("%q: expected an address or a range such as 10.1.0.0/16", text)
 	}

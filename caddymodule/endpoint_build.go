@@ -1,13 +1,18 @@
 package caddymodule
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
 )
@@ -41,7 +46,7 @@ func (e *Endpoint) build(gc *GrantContext) (*tokensource.Endpoint, error) {
 
 func (e *Endpoint) buildURL(gc *GrantContext, ep *tokensource.Endpoint) error {
 	if e.TokenURL == "" {
-		return e.Origin.errorf("", "token_url is required")
+		return e.Origin.errorf("", "token_url is missing: expected token_url <url>")
 	}
 	if m := e.Method; m != "" && m != http.MethodPost && m != http.MethodGet {
 		return e.Origin.errorf("method", "%q: expected POST or GET", m)
@@ -53,6 +58,9 @@ func (e *Endpoint) buildURL(gc *GrantContext, ep *tokensource.Endpoint) error {
 	case "", "form", "query", "json", "multipart", "none":
 	default:
 		return e.Origin.errorf("params_in", "%q: expected form, query, json, multipart or none", e.ParamsIn)
+	}
+	if e.Timeout < 0 {
+		return e.Origin.errorf("timeout", "%v: expected a duration above 0", time.Duration(e.Timeout))
 	}
 	t, err := gc.template(e.Origin, "token_url", e.TokenURL)
 	if err != nil {
@@ -73,7 +81,7 @@ func checkURL(o *Origin, option string, t tokensource.Template, allowHTTP []stri
 		return o.errorf(option, "a URL must not carry credentials: expected client_id and client_secret")
 	}
 	if u.Scheme == "http" && !plainHTTPAllowed(u.Hostname(), allowHTTP) {
-		return o.errorf(option, "http://%s would send credentials in the clear: expected https://, a loopback address, or the host's name in allow_http", u.Host)
+		return o.errorf(option, "http would send credentials to %s in the clear: expected https, a loopback address, or the host's name in allow_http", u.Host)
 	}
 	return nil
 }
@@ -127,7 +135,7 @@ func (e *Endpoint) buildClient(gc *GrantContext, ep *tokensource.Endpoint) (err 
 		ep.Auth = tokensource.ClientSecretTemplate(t)
 	}
 	if method != "none" && (e.ClientID == "" || e.ClientSecret == "") {
-		return e.Origin.errorf("client_auth", "%s needs client_id and client_secret", method)
+		return e.Origin.errorf("client_auth", "%s got no client_id and client_secret: expected both", method)
 	}
 	return nil
 }
@@ -163,6 +171,9 @@ func (e *Endpoint) buildParams(gc *GrantContext, ep *tokensource.Endpoint) error
 		ep.Params = append(ep.Params, tokensource.Param{Name: "resource", Value: value, Again: true})
 	}
 	for _, p := range e.Params {
+		if p.Name == "" {
+			return e.Origin.errorf("param", "got no name: expected one")
+		}
 		value, err := gc.template(e.Origin, "param "+p.Name, p.Value)
 		if err != nil {
 			return err
@@ -173,6 +184,9 @@ func (e *Endpoint) buildParams(gc *GrantContext, ep *tokensource.Endpoint) error
 		case "query":
 			param.In = tokensource.ParamsQuery
 		case "body":
+			if e.Method == http.MethodGet {
+				return e.Origin.errorf("param "+p.Name, "a GET has no body: expected query")
+			}
 			param.In = tokensource.ParamsForm
 		default:
 			return e.Origin.errorf("param "+p.Name, "in %q: expected query or body", p.In)
@@ -207,12 +221,15 @@ func (e *Endpoint) buildResponse(_ *GrantContext, ep *tokensource.Endpoint) erro
 		return nil
 	}
 	if kind := tokensource.ExpiryKind(r.ExpiresKind); kind != "" && !tokensource.ValidExpiryKind(kind) {
-		return e.Origin.errorf("response", "expires_in kind %q: expected one of %v", r.ExpiresKind, tokensource.ExpiryKinds())
+		return e.Origin.errorf("response", "expires_in kind %q: expected one of %s", r.ExpiresKind, expiryKinds())
 	}
 	switch r.Format {
 	case "", "auto", "json", "form", "text":
 	default:
 		return e.Origin.errorf("response", "format %q: expected auto, json, form or text", r.Format)
+	}
+	if err := checkPredicates(slices.Concat(r.ErrorWhen, r.Permanent, r.Throttled)); err != nil {
+		return e.Origin.errorf("response", "%w", err)
 	}
 	ep.Response = tokensource.Response{
 		Format: tokensource.Format(r.Format), Status: r.Status,
@@ -232,15 +249,35 @@ func (e *Endpoint) buildTransport(gc *GrantContext, ep *tokensource.Endpoint) er
 	if e.Transport == nil {
 		return nil
 	}
-	ht := *e.Transport
+	ht := *e.Transport // two endpoints may share it, and loading its modules uses them up
+	if ht.TLS != nil {
+		tls := *ht.TLS
+		ht.TLS = &tls
+	}
 	rt, err := ht.NewTransport(gc.Context)
 	if err != nil {
 		return e.Origin.errorf("transport", "%w", err)
 	}
 	rt.DisableKeepAlives = true
+	rt.DialContext = plainDialErrors(rt.DialContext)
 	ep.Transport = rt
 	return nil
 }
+
+// plainDialErrors lets it be seen that a call never left: Caddy's DialError
+// hides what it wraps from errors.As.
+func plainDialErrors(dial dialFunc) dialFunc {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		var de reverseproxy.DialError
+		if errors.As(err, &de) && ctx.Err() == nil {
+			err = &net.OpError{Op: "dial", Net: network, Err: errors.New(de.Error())}
+		}
+		return conn, err
+	}
+}
+
+type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
 
 func (e *Endpoint) buildBearer(gc *GrantContext, ep *tokensource.Endpoint) (err error) {
 	if e.Bearer == "" {

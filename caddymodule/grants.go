@@ -59,7 +59,7 @@ func (Password) CaddyModule() caddy.ModuleInfo {
 func (g *Password) TokenGrant(gc *GrantContext) (tokensource.Grant, error) {
 	const name = "password"
 	if g.Username == "" || g.Password == "" {
-		return nil, g.Origin.errorf("", "grant password: username and password are required")
+		return nil, g.Origin.errorf("", "grant password: got no username and password: expected both")
 	}
 	username, err := gc.template(g.Origin, "username", g.Username)
 	if err != nil {
@@ -145,7 +145,7 @@ func (g *AuthorizationCode) authorization(gc *GrantContext) (*authorization, boo
 		values[field.option] = value
 	}
 	if values["redirect_uri"] == "" || values["client_id"] == "" {
-		return nil, false, g.Origin.errorf("auth_url", "needs redirect_uri and client_id")
+		return nil, false, g.Origin.errorf("auth_url", "got no redirect_uri and client_id with it: expected both")
 	}
 	if err := checkURL(g.Origin, "auth_url", tokensource.Literal(values["auth_url"]), g.AllowHTTP); err != nil {
 		return nil, false, err
@@ -183,7 +183,7 @@ func (RefreshToken) CaddyModule() caddy.ModuleInfo {
 // TokenGrant implements [Grant].
 func (g *RefreshToken) TokenGrant(gc *GrantContext) (tokensource.Grant, error) {
 	if g.Token == "" {
-		return nil, g.Origin.errorf("", "grant refresh_token: refresh_token is required")
+		return nil, g.Origin.errorf("", "grant refresh_token: got no refresh_token: expected refresh_token <token>")
 	}
 	seed, err := gc.secret(g.Origin, "refresh_token", g.Token)
 	if err != nil {

@@ -32,6 +32,17 @@ type Injection struct {
 
 func (in Injection) name() string { return in.Header + in.Query + in.Cookie }
 
+// option is the Caddyfile's name for it.
+func (in Injection) option() string {
+	switch {
+	case in.Query != "":
+		return "query " + in.Query
+	case in.Cookie != "":
+		return "cookie " + in.Cookie
+	}
+	return "header " + in.Header
+}
+
 // injector puts tokens into requests.
 type injector struct {
 	// plain: the token goes into Authorization as a Bearer, which is prepared
@@ -55,10 +66,9 @@ func newInjector(list []Injection, keyNames []string, o *Origin) (injector, erro
 	ij := injector{keyNames: keyNames, remove: []string{headerAuthorization, "Proxy-Authorization"}}
 	hasToken := false
 	for _, in := range list {
-		option := "header " + in.name()
 		item, err := resolveInjection(in, keyNames)
 		if err != nil {
-			return ij, o.errorf(option, "%w", err)
+			return ij, o.errorf(in.option(), "%w", err)
 		}
 		hasToken = hasToken || slices.Contains(item.value.Variables(), "token")
 		if item.Header != "" {
@@ -101,7 +111,11 @@ func resolveInjection(in Injection, keyNames []string) (injected, error) {
 		if name == "token" || strings.HasPrefix(name, "token.") {
 			return "", false, nil
 		}
-		return r.resolve(name)
+		value, known, err := r.resolve(name)
+		if err != nil && !strings.Contains(name, ".") {
+			err = fmt.Errorf("%w; the token is {token}, a member of its answer {token.NAME}", err)
+		}
+		return value, known, err
 	})
 	return injected{in, t}, err
 }
@@ -176,8 +190,13 @@ func (ij *injector) put(out *http.Request, item *injected, token *tokensource.To
 		}
 		return "", false
 	})
-	if err != nil || missing {
+	switch {
+	case err != nil:
 		return err
+	case missing && slices.Contains(item.value.Variables(), "token"):
+		return fmt.Errorf("%s: the token's answer lacks a member that it is made of", item.option())
+	case missing:
+		return nil
 	}
 	switch {
 	case item.Header != "":
@@ -188,9 +207,19 @@ func (ij *injector) put(out *http.Request, item *injected, token *tokensource.To
 	case item.Query != "":
 		setQuery(out, item.Query, value)
 	default:
+		if !cookieValue(value) {
+			return fmt.Errorf("the value for cookie %s has characters that must not go there", item.Cookie)
+		}
 		setCookie(out, item.Cookie, value)
 	}
 	return nil
+}
+
+// cookieValue reports whether a value is one (RFC 6265, section 4.1.1).
+func cookieValue(value string) bool {
+	return !strings.ContainsFunc(value, func(r rune) bool {
+		return r <= ' ' || r > '~' || strings.ContainsRune("\",;\\", r)
+	})
 }
 
 // setQuery puts a parameter behind the app's own, whose order and spelling it

@@ -31,6 +31,9 @@ func newKeyReader(parts []KeyPart) (keyReader, error) {
 			return kr, fmt.Errorf("%s: %q is the same for every request: expected a placeholder such as {http.request.header.X-User}", part.Name, part.Value)
 		}
 		for _, name := range t.Variables() {
+			if !strings.HasPrefix(name, "http.") {
+				return kr, fmt.Errorf("%s: {%s} says nothing of a request: expected a placeholder such as {http.request.header.X-User}", part.Name, name)
+			}
 			if header, ok := strings.CutPrefix(name, headerPlaceholder); ok {
 				kr.headers = append(kr.headers, textproto.CanonicalMIMEHeaderKey(header))
 			}
@@ -77,17 +80,30 @@ func (kr *keyReader) read(req *http.Request) (tokensource.Key, []string, error) 
 	return tokensource.NewKey(values...), values, nil
 }
 
-// lookup returns a placeholder's value. A header that comes twice is refused:
-// which of two users is meant is not ours to guess.
+// lookup returns a placeholder's value. What comes twice is refused: which of
+// two users is meant is not ours to guess.
 func (kr *keyReader) lookup(repl *caddy.Replacer, req *http.Request, name string, ke *keyError) (string, bool) {
-	if header, ok := strings.CutPrefix(name, headerPlaceholder); ok {
-		if len(req.Header.Values(header)) > 1 {
-			ke.why = "the header " + textproto.CanonicalMIMEHeaderKey(header) + " came more than once"
-			return "", false
-		}
+	if what := twice(req, name); what != "" {
+		ke.why = "the " + what + " came more than once"
+		return "", false
 	}
 	value, ok := repl.GetString(name)
 	return value, ok && value != ""
+}
+
+// twice names the header, query parameter or cookie of a placeholder that the
+// request has more than once; "" when it has not.
+func twice(req *http.Request, placeholder string) string {
+	if name, ok := strings.CutPrefix(placeholder, headerPlaceholder); ok && len(req.Header.Values(name)) > 1 {
+		return "header " + textproto.CanonicalMIMEHeaderKey(name)
+	}
+	if name, ok := strings.CutPrefix(placeholder, "http.request.uri.query."); ok && len(req.URL.Query()[name]) > 1 {
+		return "query parameter " + name
+	}
+	if name, ok := strings.CutPrefix(placeholder, "http.request.cookie."); ok && len(req.CookiesNamed(name)) > 1 {
+		return "cookie " + name
+	}
+	return ""
 }
 
 func hasPlaceholder(text string) bool { return strings.Contains(text, "{") }

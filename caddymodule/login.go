@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"path"
 	"strings"
@@ -65,6 +66,9 @@ func (*TokenLogin) CaddyModule() caddy.ModuleInfo {
 // Provision finds the source.
 func (tl *TokenLogin) Provision(ctx caddy.Context) error {
 	tl.log = ctx.Logger()
+	if tl.Source == "" {
+		return tl.Origin.errorf("", "token_login: source is required: expected a token_source's name")
+	}
 	app, err := ctx.App(appName)
 	if err != nil {
 		return tl.Origin.errorf("", "token_login %s: %w", tl.Source, err)
@@ -129,11 +133,15 @@ func (tl *TokenLogin) start(w http.ResponseWriter, r *http.Request) error {
 	key, err := tl.startKey(ls, r)
 	if err != nil {
 		tl.report(loginStart, err)
-		return loginPage(w, http.StatusBadRequest, "This link cannot be used", "Go back to the app and begin again.")
+		status := http.StatusBadRequest
+		if errors.Is(err, errLoginCaller) {
+			status = http.StatusForbidden
+		}
+		return loginPage(w, status, "This link cannot be used", "Go back to the app and begin again.")
 	}
 	authURL, state, cookie := ls.begin(key)
 	http.SetCookie(w, &http.Cookie{
-		Name: loginCookie(state), Value: cookie, Path: path.Dir(r.URL.Path), MaxAge: int(loginLife.Seconds()),
+		Name: loginCookie(state), Value: cookie, Path: ls.cookiePath(), MaxAge: int(loginLife.Seconds()),
 		HttpOnly: true, SameSite: http.SameSiteLaxMode, // Lax: the way back is a navigation from the provider
 		Secure: r.TLS != nil || strings.HasPrefix(ls.auth.config.RedirectURL, "https:"),
 	})
@@ -142,7 +150,9 @@ func (tl *TokenLogin) start(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// startKey is the key of the link's ticket, or else of the request.
+// startKey is the key of the link's ticket. Without one the request's own key
+// counts, but only of a caller that might ask for a ticket: who begins a login
+// decides whose tokens are replaced.
 func (tl *TokenLogin) startKey(ls *logins, r *http.Request) (tokensource.Key, error) {
 	if text := r.URL.Query().Get("ticket"); text != "" {
 		values, err := ls.open(tl.Source, text)
@@ -151,9 +161,14 @@ func (tl *TokenLogin) startKey(ls *logins, r *http.Request) (tokensource.Key, er
 		}
 		return tokensource.NewKey(values...), nil
 	}
+	if p := tl.callers.check(r); p != nil {
+		return tokensource.Key{}, fmt.Errorf("%w: %s", errLoginCaller, p.detail)
+	}
 	key, _, err := tl.keys.read(r)
 	return key, err
 }
+
+var errLoginCaller = errors.New("a login without a ticket was begun by somebody who may not")
 
 func loginCookie(state string) string {
 	const shown = 16
@@ -176,7 +191,7 @@ func (tl *TokenLogin) callback(w http.ResponseWriter, r *http.Request) error {
 		tl.report(loginCallback, err)
 		return loginPage(w, http.StatusBadRequest, "This login cannot be finished", "It took too long, or was begun elsewhere. Go back to the app and begin again.")
 	}
-	http.SetCookie(w, &http.Cookie{Name: name, Path: path.Dir(r.URL.Path), MaxAge: -1, HttpOnly: true})
+	http.SetCookie(w, &http.Cookie{Name: name, Path: ls.cookiePath(), MaxAge: -1, HttpOnly: true})
 	if q.Has("error") || len(q["code"]) != 1 || q.Get("code") == "" {
 		tl.report(loginCallback, errProviderDeclined)
 		return loginPage(w, http.StatusForbidden, "The provider did not agree", "Nothing was changed. Go back to the app to try again.")

@@ -54,8 +54,10 @@ func readCode(w http.ResponseWriter, r *http.Request) (tokensource.Secret, *prob
 		return bad("the form is not well-formed")
 	}
 	if form.Has("error") {
-		return tokensource.Secret{}, &problem{name: problemCodeRefused, status: http.StatusUnprocessableEntity,
-			detail: "the provider's redirect carried an error; its code was not sent"}
+		return tokensource.Secret{}, &problem{
+			name: problemCodeRefused, status: http.StatusUnprocessableEntity,
+			detail: "the provider's redirect carried an error; its code was not sent",
+		}
 	}
 	if codes := form["code"]; len(codes) != 1 || codes[0] == "" {
 		return bad("expected the field code, once")

@@ -9,6 +9,8 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"net/url"
+	"path"
 	"strings"
 	"sync"
 	"time"
@@ -110,6 +112,16 @@ func (ls *logins) finish(state, cookie, issuer string) (*login, error) {
 	return l, nil
 }
 
+// cookiePath is where the browser brings the cookie back to: beside the
+// redirect_uri, whatever path the request came under.
+func (ls *logins) cookiePath() string {
+	u, err := url.Parse(ls.auth.config.RedirectURL)
+	if err != nil || u.Path == "" {
+		return "/"
+	}
+	return path.Dir(u.Path)
+}
+
 // ticket is what a login link carries, sealed: whose login it is, until when.
 // The link comes from a problem answer, which only a permitted caller gets.
 type ticket struct {
@@ -123,9 +135,6 @@ func (ls *logins) link(source string, values []string) string {
 	base, ok := strings.CutSuffix(ls.auth.config.RedirectURL, "/"+loginCallback)
 	if !ok {
 		return ""
-	}
-	if len(values) == 0 {
-		return base + "/" + loginStart
 	}
 	plain, err := json.Marshal(ticket{values, time.Now().Add(loginLife)})
 	if err != nil {

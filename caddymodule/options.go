@@ -193,7 +193,7 @@ func sizeOption(field **int64) option {
 func parsePercent(d *caddyfile.Dispenser, text string) (float64, error) {
 	digits, ok := strings.CutSuffix(text, "%")
 	share, err := strconv.ParseFloat(digits, 64)
-	if !ok || err != nil || share <= 0 || share > 100 {
+	if !ok || err != nil || !(share > 0 && share <= 100) {
 		return 0, d.Errf("%q is not a share: expected one such as 20%%, above 0%% and at most 100%%", text)
 	}
 	return share / 100, nil

@@ -16,7 +16,11 @@ type Origin struct {
 	Lines map[string]int `json:"lines,omitempty"`
 }
 
+// note is nil-safe: not every block's lines are wanted.
 func (o *Origin) note(option string, line int) {
+	if o == nil {
+		return
+	}
 	if o.Lines == nil {
 		o.Lines = make(map[string]int)
 	}

@@ -45,7 +45,11 @@ func (r *resolver) plain(text string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return t.Expand(func(name string) (string, bool) { return "", false })
+	plain, err := t.Expand(func(string) (string, bool) { return "", false })
+	if err != nil {
+		return "", fmt.Errorf("%w when the config is loaded: expected text without {key.*}", err)
+	}
+	return plain, nil
 }
 
 func (r *resolver) resolve(name string) (value string, known bool, err error) {

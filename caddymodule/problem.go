@@ -97,6 +97,11 @@ func (t *Transport) problemOf(err error, values []string) *problem {
 	return t.source.problemOf(err, values)
 }
 
+// notInjected: nothing was sent, for it would have gone without a token.
+func notInjected(err error) *problem {
+	return &problem{name: problemTokenRefused, status: http.StatusBadGateway, detail: "the token cannot be put into the request: " + err.Error()}
+}
+
 func keyMissing(err error) *problem {
 	return &problem{name: problemKeyMissing, status: http.StatusBadRequest, detail: err.Error()}
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -50,10 +51,10 @@ func newRefusal(af *AuthFailure) (refusal, error) {
 	if len(r.any) == 0 {
 		r.any = []tokensource.Predicate{{Status: []int{http.StatusUnauthorized}}}
 	}
+	if err := checkPredicates(slices.Concat(r.any, r.except)); err != nil {
+		return r, err
+	}
 	for _, p := range slices.Concat(r.any, r.except) {
-		if (len(p.Status) > 0) == (p.Header != "" || p.JSON != "") || (p.Header != "" && p.JSON != "") {
-			return r, fmt.Errorf("expected each predicate to have a status, a header or a json path")
-		}
 		r.looksInside = r.looksInside || p.JSON != ""
 	}
 	for _, p := range r.any {
@@ -66,6 +67,22 @@ func newRefusal(af *AuthFailure) (refusal, error) {
 	return r, nil
 }
 
+// checkPredicates sees to it that each says one thing.
+func checkPredicates(ps []tokensource.Predicate) error {
+	for _, p := range ps {
+		said := 0
+		for _, has := range []bool{len(p.Status) > 0, p.Header != "", p.JSON != ""} {
+			if has {
+				said++
+			}
+		}
+		if said != 1 {
+			return errors.New("a predicate says nothing, or several things: expected a status, a header or a json path")
+		}
+	}
+	return nil
+}
+
 // prepare asks the API for answers that can be looked into: of the encodings
 // that the app takes, only gzip.
 func (r *refusal) prepare(out *http.Request) {
@@ -75,12 +92,17 @@ func (r *refusal) prepare(out *http.Request) {
 	if accepted, ok := out.Header["Accept-Encoding"]; ok {
 		delete(out.Header, "Accept-Encoding")
 		encoding := "identity"
-		if strings.Contains(strings.Join(accepted, ","), "gzip") {
-			encoding = "gzip"
+		for _, coding := range strings.Split(strings.Join(accepted, ","), ",") {
+			name, q, _ := strings.Cut(coding, ";")
+			if strings.EqualFold(strings.TrimSpace(name), "gzip") && !zeroQuality.MatchString(q) {
+				encoding = "gzip"
+			}
 		}
 		out.Header["Accept-Encoding"] = []string{encoding}
 	}
 }
+
+var zeroQuality = regexp.MustCompile(`^\s*[qQ]\s*=\s*0(\.0*)?\s*$`)
 
 // matches judges an answer. The body is looked into where a predicate wants
 // that, and reaches the app whole.
@@ -90,11 +112,10 @@ func (r *refusal) matches(res *http.Response) (bool, error) {
 	}
 	var doc any
 	if r.looksInside && isJSON(res.Header) && res.StatusCode != http.StatusSwitchingProtocols {
-		body, err := peek(res)
-		if err != nil {
+		var err error
+		if doc, err = peek(res); err != nil {
 			return false, fmt.Errorf("reading the API's answer: %w", err)
 		}
-		doc = tokensource.DecodeJSON(body)
 	}
 	return tokensource.AnyMatches(r.any, res.StatusCode, res.Header, doc) &&
 		!tokensource.AnyMatches(r.except, res.StatusCode, res.Header, doc), nil
@@ -108,33 +129,38 @@ func isJSON(h http.Header) bool {
 	return mediaType == "application/json" || strings.HasSuffix(mediaType, "+json")
 }
 
-// peek returns the beginning of the body, decompressed, and puts it back.
-func peek(res *http.Response) ([]byte, error) {
-	head := make([]byte, 0, 1<<10)
-	limited := io.LimitReader(res.Body, peekLimit)
-	for {
-		if len(head) == cap(head) {
-			head = append(head, 0)[:len(head)]
-		}
-		n, err := limited.Read(head[len(head):cap(head)])
-		head = head[:len(head)+n]
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return nil, err
+// peek decodes the JSON document that the body begins with, nil if it is none,
+// and puts the body back. It reads no further than that document's end: what
+// follows may be a long time coming.
+func peek(res *http.Response) (any, error) {
+	var head bytes.Buffer
+	body := &readError{Reader: res.Body}
+	read := io.TeeReader(io.LimitReader(body, peekLimit), &head)
+	plain := read
+	if strings.EqualFold(res.Header.Get("Content-Encoding"), "gzip") {
+		z, err := gzip.NewReader(read)
+		if err == nil { // else there is nothing to look into, and it is the app's to judge
+			plain = io.LimitReader(z, peekLimit)
 		}
 	}
-	res.Body = &rejoined{Reader: io.MultiReader(bytes.NewReader(head), res.Body), Closer: res.Body}
-	if !strings.EqualFold(res.Header.Get("Content-Encoding"), "gzip") {
-		return head, nil
+	doc := tokensource.DecodeFirstJSON(plain)
+	res.Body = &rejoined{Reader: io.MultiReader(bytes.NewReader(head.Bytes()), res.Body), Closer: res.Body}
+	return doc, body.err
+}
+
+// readError remembers the failure of a reader.
+type readError struct {
+	io.Reader
+	err error
+}
+
+// Read implements io.Reader.
+func (r *readError) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		r.err = err
 	}
-	z, err := gzip.NewReader(bytes.NewReader(head))
-	if err != nil {
-		return nil, nil // not gzip after all: nothing to look into, and the app's to judge
-	}
-	plain, _ := io.ReadAll(io.LimitReader(z, peekLimit))
-	return plain, nil
+	return n, err
 }
 
 type rejoined struct {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -53,6 +54,8 @@ type TokenSource struct {
 	Origin *Origin `json:"origin,omitempty"`
 
 	grant Grant
+	// grantRaw is GrantRaw, which loading the module empties.
+	grantRaw json.RawMessage
 }
 
 // KeyPart is one value of a source's key.
@@ -105,6 +108,10 @@ func (ts *TokenSource) provision(ctx caddy.Context, name string) error {
 	if len(ts.GrantRaw) == 0 {
 		return ts.Origin.errorf("", "token_source %s: grant is required", name)
 	}
+	if err := ts.check(name); err != nil {
+		return err
+	}
+	ts.grantRaw = slices.Clone(ts.GrantRaw)
 	mod, err := ctx.LoadModule(ts, "GrantRaw")
 	if err != nil {
 		return ts.Origin.errorf("grant", "token_source %s: %w", name, err)
@@ -114,15 +121,68 @@ func (ts *TokenSource) provision(ctx caddy.Context, name string) error {
 		return ts.Origin.errorf("grant", "token_source %s: module %T is no grant", name, mod)
 	}
 	ts.grant = grant
+	return nil
+}
+
+// check refuses settings that make no sense, whoever wrote them.
+func (ts *TokenSource) check(name string) error {
+	if !validName(name) {
+		return ts.Origin.errorf("", "token_source %q: not a name: %s", name, nameHelp)
+	}
 	for i, k := range ts.Keys {
-		if k.Name == "" || k.Value == "" {
-			return ts.Origin.errorf("key", "token_source %s: a name and a placeholder are required", name)
+		option := "key " + k.Name
+		if !validName(k.Name) {
+			return ts.Origin.errorf(option, "token_source %s: %q is not a name: %s", name, k.Name, nameHelp)
 		}
 		if slices.ContainsFunc(ts.Keys[:i], func(o KeyPart) bool { return o.Name == k.Name }) {
-			return ts.Origin.errorf("key "+k.Name, "token_source %s: given twice", name)
+			return ts.Origin.errorf(option, "token_source %s: given twice: expected a name of its own", name)
 		}
 	}
+	if _, err := newKeyReader(ts.Keys); err != nil {
+		return ts.Origin.errorf("key", "token_source %s: %w", name, err)
+	}
+	if err := ts.checkNumbers(); err != nil {
+		return fmt.Errorf("token_source %s: %w", name, err)
+	}
 	return nil
+}
+
+func (ts *TokenSource) checkNumbers() error {
+	durations := map[string]caddy.Duration{"grace": ts.Grace, "min_interval": ts.MinInterval}
+	if l := ts.Lifetime; l != nil {
+		durations["lifetime"] = min(l.Default, l.Max)
+	}
+	if ra := ts.RefreshAhead; ra != nil {
+		durations["refresh_ahead"] = ra.Max
+		if ra.Share != 0 && !(ra.Share > 0 && ra.Share <= 1) {
+			return ts.Origin.errorf("refresh_ahead", "share %v: expected more than 0, at most 1", ra.Share)
+		}
+	}
+	for option, d := range durations {
+		if d < 0 {
+			return ts.Origin.errorf(option, "%v: expected a duration that is not negative", time.Duration(d))
+		}
+	}
+	if ts.MaxKeys < 0 {
+		return ts.Origin.errorf("max_keys", "%d: expected a whole number from 1", ts.MaxKeys)
+	}
+	return ts.Breaker.check(ts.Origin)
+}
+
+func (b *Breaker) check(o *Origin) error {
+	if b != nil && (b.TripAfter < 0 || b.OpenFor < 0) {
+		return o.errorf("breaker", "expected trip_after from 1, and open_for above 0")
+	}
+	return nil
+}
+
+const nameHelp = "expected letters, digits, '_', '-' and '.', at most 64"
+
+// validName keeps names to what reads well as a metric's label.
+func validName(name string) bool {
+	return name != "" && len(name) <= 64 && !strings.ContainsFunc(name, func(r rune) bool {
+		return !(r == '_' || r == '-' || r == '.' || '0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z')
+	})
 }
 
 func (ts *TokenSource) keyNames() []string {
@@ -152,15 +212,16 @@ func (ts *TokenSource) config(name string, g tokensource.Grant) tokensource.Conf
 // newResolver returns a resolver whose sum begins with the settings as they
 // are written; the values of placeholders follow.
 func (ts *TokenSource) newResolver(name string) (*resolver, error) {
-	raw, err := json.Marshal(ts)
+	settings := *ts
+	settings.GrantRaw = ts.grantRaw
+	raw, err := json.Marshal(&settings)
 	if err != nil {
 		return nil, err
 	}
-	settings, err := withoutOrigins(raw)
-	if err != nil {
+	if raw, err = withoutOrigins(raw); err != nil {
 		return nil, err
 	}
 	sum := sha256.New()
-	fmt.Fprintf(sum, "%d:%s%d:%s", len(name), name, len(settings), settings)
+	fmt.Fprintf(sum, "%d:%s%d:%s", len(name), name, len(raw), raw)
 	return &resolver{repl: caddy.NewReplacer(), keyNames: ts.keyNames(), sum: sum}, nil
 }

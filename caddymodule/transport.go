@@ -135,7 +135,7 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 // takeSource finds the source, and how its key is read from a request.
 func (t *Transport) takeSource(ctx caddy.Context) error {
 	if t.Source == "" {
-		return t.Origin.errorf("", "transport bearer: source is required")
+		return t.Origin.errorf("", "transport bearer: source is required: expected a token_source's name")
 	}
 	app, err := ctx.App(appName)
 	if err != nil {
@@ -161,6 +161,9 @@ func (t *Transport) provisionInjection(caddy.Context) (err error) {
 func (t *Transport) provisionChecks(caddy.Context) (err error) {
 	if t.callers, err = newCallerCheck(t.Callers, t.Hosts); err != nil {
 		return t.Origin.errorf("callers", "%w", err)
+	}
+	if err := t.Breaker.check(t.Origin); err != nil {
+		return err
 	}
 	if t.ReplayBody != nil && *t.ReplayBody < 0 {
 		return t.Origin.errorf("replay_body", "%d: expected a size of 0 or more", *t.ReplayBody)

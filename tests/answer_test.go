@@ -110,3 +110,13 @@ func sum(body string) string {
 	s := sha256.Sum256([]byte(body))
 	return hex.EncodeToString(s[:])
 }
+
+// readEcho reads an answer of the API.
+func readEcho(resp *http.Response) (provider.Echo, error) {
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return provider.Echo{}, err
+	}
+	return provider.ReadEcho(text)
+}

@@ -107,6 +107,18 @@ func DecodeJSON(body []byte) any {
 	return v
 }
 
+// DecodeFirstJSON decodes the document that r begins with, and reads little
+// further than its end; nil when there is none.
+func DecodeFirstJSON(r io.Reader) any {
+	d := json.NewDecoder(r)
+	d.UseNumber()
+	var v any
+	if d.Decode(&v) != nil {
+		return nil
+	}
+	return v
+}
+
 // notNumbers finds strings too, so that what stands in them is passed over.
 var notNumbers = regexp.MustCompile(`"(?:[^"\\]|\\.)*"|-?(?:NaN|Infinity)`)
 

@@ -161,6 +161,10 @@ func EarlyAnswer(status int) Step {
 		if status == http.StatusUnauthorized {
 			a = x.p.dialect.unauthorized()
 		}
+		// else net/http reads the rest of the body before it sends the head
+		control := http.NewResponseController(x.W)
+		_ = control.EnableFullDuplex()
 		x.Answer(a)
+		_ = control.Flush()
 	}}
 }

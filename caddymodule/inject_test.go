@@ -1,0 +1,257 @@
+package caddymodule
+
+import (
+	"bufio"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// received is a request as net/http's server reads it from the wire.
+func received(t *testing.T, lines ...string) *http.Request {
+	t.Helper()
+	text := "GET /path?q=1 HTTP/1.1\r\nHost: localhost\r\n" + strings.Join(lines, "\r\n")
+	if len(lines) > 0 {
+		text += "\r\n"
+	}
+	req, err := http.ReadRequest(bufio.NewReader(strings.NewReader(text + "\r\n")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return req
+}
+
+func mustInjector(t *testing.T, list []Injection, keyNames ...string) *injector {
+	t.Helper()
+	ij, err := newInjector(list, keyNames, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &ij
+}
+
+// credentials are the headers of a request that a server may take for
+// credentials: by any spelling of their names.
+func credentials(h http.Header, name string) (all []string) {
+	for n, values := range h {
+		if strings.EqualFold(strings.Trim(strings.ReplaceAll(n, "_", "-"), "-"), name) {
+			all = append(all, values...)
+		}
+	}
+	return all
+}
+
+// TestInjectRemovesCredentials is attack 1: exactly one Authorization, ours.
+func TestInjectRemovesCredentials(t *testing.T) {
+	token := testToken(t, "ours")
+	for _, name := range []string{
+		"Authorization", "authorization", "AUTHORIZATION", "aUtHoRiZaTiOn", "Authorization_", "_Authorization", "AUTHORIZATION_",
+		"Authorization__", "Proxy-Authorization", "proxy-authorization", "Proxy_Authorization", "PROXY_AUTHORIZATION_",
+	} {
+		t.Run(name, func(t *testing.T) {
+			req := received(t, name+": Bearer theirs", name+": Basic dGhlaXJz", "Authorization: theirs", "Accept: */*")
+			out, err := mustInjector(t, nil).inject(req, token, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := credentials(out.Header, "Authorization"); !slices.Equal(got, []string{"Bearer ours"}) {
+				t.Errorf("Authorization: %q", got)
+			}
+			if got := credentials(out.Header, "Proxy-Authorization"); len(got) != 0 {
+				t.Errorf("Proxy-Authorization: %q", got)
+			}
+			if out.Header.Get("Accept") != "*/*" {
+				t.Error("another header was removed")
+			}
+		})
+	}
+}
+
+// TestInjectOwnHeader: a header that the transport sets does not come from the
+// app, however it spells it; nor does Authorization, when the token goes elsewhere.
+func TestInjectOwnHeader(t *testing.T) {
+	ij := mustInjector(t, []Injection{{Header: "x-api-token", Value: "{token}"}})
+	req := received(t, "X-Api-Token: theirs", "X_API_TOKEN: theirs", "X-Api_Token: theirs", "Authorization: theirs", "X_Other: stays")
+	out, err := ij.inject(req, testToken(t, "ours"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := credentials(out.Header, "X-Api-Token"); !slices.Equal(got, []string{"ours"}) {
+		t.Errorf("X-Api-Token: %q", got)
+	}
+	if got := credentials(out.Header, "Authorization"); len(got) != 0 {
+		t.Errorf("Authorization: %q", got)
+	}
+	if out.Header.Get("X_other") != "stays" {
+		t.Errorf("another header with _ was removed: %v", out.Header)
+	}
+}
+
+// TestInjectLeavesTheRequestAlone: Caddy logs it afterwards, and sends it
+// again.
+func TestInjectLeavesTheRequestAlone(t *testing.T) {
+	ij := mustInjector(t, []Injection{
+		{Header: "X-Token", Value: "{token}"},
+		{Query: "q", Value: "{token}"},
+		{Cookie: "session", Value: "{token}"},
+	})
+	req := received(t, "Authorization: theirs", "X-Token: theirs", "X_Token: theirs", "Cookie: session=theirs; other=1")
+	header, target := maps.Clone(req.Header), *req.URL
+	out, err := ij.inject(req, testToken(t, "ours"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(req.Header, header) || *req.URL != target {
+		t.Errorf("changed to %v %v", req.URL, req.Header)
+	}
+	if strings.Contains(out.URL.RawQuery+out.Header.Get("Cookie")+out.Header.Get("X-Token"), "theirs") {
+		t.Errorf("sent %v %v", out.URL, out.Header)
+	}
+}
+
+// TestInjectQuery: the app's own parameters stay as they are, less those of
+// the name, by any spelling.
+func TestInjectQuery(t *testing.T) {
+	ij := mustInjector(t, []Injection{{Query: "access_token", Value: "{token}"}})
+	token := testToken(t, "a+b/c=&d")
+	const ours = "access_token=a%2Bb%2Fc%3D%26d"
+	for given, want := range map[string]string{
+		"":                                   ours,
+		"b=2&a=1":                            "b=2&a=1&" + ours,
+		"access_token=theirs":                ours,
+		"access_token=1&x=%20&access_token=": "x=%20&" + ours,
+		"%61ccess_token=theirs":              ours,
+		"access%5Ftoken=theirs":              ours,
+		"access%5ftoken":                     ours,
+		"Access_token=stays":                 "Access_token=stays&" + ours,
+		"access_token%20=stays":              "access_token%20=stays&" + ours,
+		"%zz=1&&x":                           "%zz=1&x&" + ours,
+		"a=access_token":                     "a=access_token&" + ours,
+	} {
+		req := httptest.NewRequest(http.MethodGet, "http://localhost/", nil)
+		req.URL.RawQuery = given
+		out, err := ij.inject(req, token, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := out.URL.RawQuery; got != want {
+			t.Errorf("%q: got %q, want %q", given, got, want)
+		}
+	}
+}
+
+func TestInjectCookie(t *testing.T) {
+	ij := mustInjector(t, []Injection{{Cookie: "session", Value: "{token}"}})
+	token := testToken(t, "ours")
+	for given, want := range map[string]string{
+		"":                                "session=ours",
+		"session=theirs":                  "session=ours",
+		"a=1; session=theirs; b=2":        "a=1; b=2; session=ours",
+		"a=1;session=x;session=y":         "a=1; session=ours",
+		"session =theirs":                 "session=ours",
+		"Session=stays; sessions=too":     "Session=stays; sessions=too; session=ours",
+		"a=\"x y\"; session=\"theirs\"; ": "a=\"x y\"; session=ours",
+	} {
+		req := httptest.NewRequest(http.MethodGet, "/", nil)
+		if given != "" {
+			req.Header.Set("Cookie", given)
+		}
+		out, err := ij.inject(req, token, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := out.Header["Cookie"]; !slices.Equal(got, []string{want}) {
+			t.Errorf("%q: got %q, want %q", given, got, want)
+		}
+	}
+}
+
+// TestInjectTemplates: {token}, members of its answer, the key.
+func TestInjectTemplates(t *testing.T) {
+	token := testToken(t, "ours", "instance", "eu-1", "id", "7")
+	for value, want := range map[string][]string{
+		"{token}":                         {"ours"},
+		"Zoho-oauthtoken {token}":         {"Zoho-oauthtoken ours"},
+		"{token.instance}":                {"eu-1"},
+		"{token.id}/{key.user}":           {"7/alice"},
+		"{token.missing}":                 nil,
+		"{token.instance}{token.missing}": nil,
+		"constant":                        {"constant"},
+		`{"t": "{token}"}`:                {`{"t": "ours"}`},
+	} {
+		ij := mustInjector(t, []Injection{{Header: "X-Value", Value: value}}, "tenant", "user")
+		out, err := ij.inject(received(t, "X-Value: theirs"), token, []string{"acme", "alice"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := out.Header["X-Value"]; !slices.Equal(got, want) {
+			t.Errorf("%s: got %q, want %q", value, got, want)
+		}
+		wantBearer := !strings.Contains(value, "{token}")
+		if got := out.Header.Get("Authorization") == "Bearer ours"; got != wantBearer {
+			t.Errorf("%s: Authorization %q", value, out.Header.Get("Authorization"))
+		}
+	}
+}
+
+// TestInjectNeverWithoutToken: when the one thing that holds the token is left
+// out for a member that the answer lacks, the request is not sent.
+func TestInjectNeverWithoutToken(t *testing.T) {
+	ij := mustInjector(t, []Injection{{Header: "X-Auth", Value: "{token.instance}:{token}"}})
+	out, err := ij.inject(received(t), testToken(t, "ours"), nil)
+	if err == nil {
+		t.Errorf("sent without a token: %v", out.Header)
+	}
+}
+
+// TestInjectRefusesLineBreaks is attack 7: nothing writes headers of its own.
+func TestInjectRefusesLineBreaks(t *testing.T) {
+	for _, value := range []string{"a\r\nX-Evil: 1", "a\nb", "a\rb", "a\x00b"} {
+		token := testToken(t, "ours", "x", value)
+		for _, in := range []Injection{
+			{Header: "X-Value", Value: "{token.x}"},
+			{Header: "X-Value", Value: "{key.user}"},
+		} {
+			out, err := mustInjector(t, []Injection{in}, "user").inject(received(t), token, []string{value})
+			if err == nil {
+				t.Errorf("%+v with %q: sent %q", in, value, out.Header)
+			} else if strings.Contains(err.Error(), "a") && strings.Contains(err.Error(), value) {
+				t.Errorf("the error holds the value: %v", err)
+			}
+		}
+	}
+}
+
+// TestInjectCookieValues: nothing writes cookies of its own either.
+func TestInjectCookieValues(t *testing.T) {
+	for _, value := range []string{"me; admin=1", "a\r\nX-Evil: 1", "a\nb", "a\x00b"} {
+		for _, template := range []string{"{token.x}", "{key.user}"} {
+			ij := mustInjector(t, []Injection{{Cookie: "user", Value: template}}, "user")
+			out, err := ij.inject(received(t), testToken(t, "ours", "x", value), []string{value})
+			if err == nil && strings.ContainsAny(out.Header.Get("Cookie"), ";\r\n\x00") {
+				t.Errorf("%s with %q: sent the cookie %q", template, value, out.Header.Get("Cookie"))
+			}
+		}
+	}
+}
+
+// TestInjectRefusesTrailers: servers merge them into headers.
+func TestInjectRefusesTrailers(t *testing.T) {
+	req := received(t)
+	req.Trailer = http.Header{"Authorization": nil, "X-Checksum": nil}
+	out, err := mustInjector(t, nil).inject(req, testToken(t, "ours"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, there := out.Trailer["Authorization"]; there {
+		t.Errorf("sent the trailers %v", out.Trailer)
+	}
+	req.Trailer = http.Header{"X-Checksum": nil}
+	if out, err = mustInjector(t, nil).inject(req, testToken(t, "ours"), nil); err != nil || len(out.Trailer) != 1 {
+		t.Errorf("a trailer is gone: %v %v", out.Trailer, err)
+	}
+}

@@ -1,0 +1,148 @@
+package tests
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/caddy-bearer/caddy-bearer/tests/provider"
+)
+
+// TestFault13AbsurdExpiry gives lifetimes that no one can mean: the token is used all the same, asked for once, and not
+// taken to live for ever.
+func TestFault13AbsurdExpiry(t *testing.T) {
+	for name, expires := range map[string]any{
+		"zero": 0, "negative": -1, "null": nil, "empty": "", "text": "abc", "fraction": 3600.5, "1e18": provider.Raw("1e18"),
+		"1h": "1h", "NaN as text": "NaN", "NaN": provider.Raw("NaN"), "5": 5,
+		"epoch": time.Now().Add(time.Hour).Unix(), "list": []any{3600}, "object": map[string]any{"s": 1}, "true": true,
+		"absent": provider.Absent, "huge digits": provider.Raw("999999999999999999999999999999"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSidecar(t, setup{})
+			s.p.SetExpiresIn(expires)
+			s.start(t)
+			first := s.get(t).wantOK(t)
+			for range 5 {
+				if e := s.get(t).wantOK(t); e.Serial != first.Serial {
+					t.Fatalf("token %d, was %d", e.Serial, first.Serial)
+				}
+			}
+			if n := s.p.TokenCount(); n != 1 {
+				t.Errorf("%d token calls", n)
+			}
+			text := s.metric(t, `caddy_token_source_expiry_timestamp_seconds{source="api"}`)
+			seconds, err := strconv.ParseFloat(text, 64)
+			left := time.Until(time.Unix(int64(seconds), 0))
+			if err != nil || left < time.Second || left > time.Hour+time.Minute {
+				t.Errorf("it lives for %v (%q): %v", left, text, err)
+			}
+		})
+	}
+}
+
+// TestFault13RefreshTokenIsKept: the rotated refresh token in an answer with an absurd lifetime is the only good one.
+func TestFault13RefreshTokenIsKept(t *testing.T) {
+	for name, expires := range map[string]any{"null": nil, "fraction": 3600.5, "text": "abc", "NaN": provider.Raw("NaN")} {
+		t.Run(name, func(t *testing.T) {
+			s := newSidecar(t, setup{source: "min_interval 10ms"})
+			s.p.SetRotate(true)
+			s.start(t)
+			s.get(t).wantOK(t)
+			s.p.SetExpiresIn(expires)
+			for range 2 {
+				s.p.RevokeAccessTokens()
+				s.get(t).wantOK(t)
+			}
+			if n := s.p.ReuseAlarms(); n != 0 {
+				t.Errorf("%d reuse alarms", n)
+			}
+			for _, call := range s.p.TokenCalls()[1:] {
+				if call.GrantType != "refresh_token" || call.Status != http.StatusOK {
+					t.Errorf("a %s call with status %d", call.GrantType, call.Status)
+				}
+			}
+		})
+	}
+}
+
+// TestFault17RefreshTokenStays: an answer without a refresh token leaves the old one in force, across a restart too.
+func TestFault17RefreshTokenStays(t *testing.T) {
+	s := launch(t, setup{source: "min_interval 10ms"})
+	s.get(t).wantOK(t)
+	s.p.Forget()
+	for i := range 3 {
+		s.p.RevokeAccessTokens()
+		s.get(t).wantOK(t)
+		if i == 1 {
+			stop(t)
+			s.load(t, s.config)
+			s.client.CloseIdleConnections()
+		}
+	}
+	calls := s.p.TokenCalls()
+	if len(calls) != 3 {
+		t.Errorf("%d renewals, want 3", len(calls))
+	}
+	for _, call := range calls {
+		if call.GrantType != "refresh_token" || call.Status != http.StatusOK {
+			t.Errorf("a %s call with status %d", call.GrantType, call.Status)
+		}
+	}
+}
+
+// TestAttack7TokenCharacters: a token that could end its header, or hide in it, is refused and not sent.
+func TestAttack7TokenCharacters(t *testing.T) {
+	var mangle func(token string) string
+	p := provider.New(provider.Generic)
+	tokenURL := mangled(t, p, func(w http.ResponseWriter, a *httptest.ResponseRecorder) {
+		// so that the first request does not wait for a second attempt
+		w.Header().Set("Retry-After", "120")
+		answerWith(t, w, a, func(fields map[string]any) {
+			fields["access_token"] = mangle(fields["access_token"].(string))
+		})
+	})
+	s := newSidecarOf(t, p, setup{
+		tokenURL: tokenURL, source: "key user {header.X-User}\nbreaker {\n\ttrip_after 1000\n}",
+	})
+	s.start(t)
+	call := func(user string) answer {
+		return s.call(t, http.MethodGet, "/", http.Header{"X-User": {user}}, "")
+	}
+	for name, bad := range map[string]string{
+		"CR": "\r", "LF": "\n", "CRLF and a header": "\r\nX-Evil: 1", "tab": "\t", "space": " ", "NUL": "\x00", "DEL": "\x7f",
+		"Latin": "é", "emoji": "🔑", "zero width": "\u200b", "BOM": "\ufeff",
+	} {
+		for _, at := range []string{"%[2]s%[1]s", "%[1]s%[2]s", "%[1]s%[2]s%[1]s"} {
+			t.Run(fmt.Sprintf("%s in %s", name, at), func(t *testing.T) {
+				mangle = func(token string) string { return fmt.Sprintf(at, token, bad) }
+				call(name+at).wantProblem(t, http.StatusServiceUnavailable, "token-unavailable")
+			})
+		}
+	}
+	if n := s.p.APICount(); n != 0 {
+		t.Errorf("%d API calls", n)
+	}
+	if n := len(s.records(t)); n != 0 {
+		t.Errorf("%d such tokens were stored", n)
+	}
+	mangle = func(token string) string { return token }
+	call("nobody's fault").wantOK(t)
+}
+
+// answerWith sends a recorded JSON answer with changed fields.
+func answerWith(t *testing.T, w http.ResponseWriter, a *httptest.ResponseRecorder, change func(map[string]any)) {
+	var fields map[string]any
+	if err := json.Unmarshal(a.Body.Bytes(), &fields); err != nil {
+		t.Error(err)
+	}
+	change(fields)
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(a.Code)
+	if err := json.NewEncoder(w).Encode(fields); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,188 @@
+package tests
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/caddy-bearer/caddy-bearer/caddymodule"
+	"github.com/caddy-bearer/caddy-bearer/tests/provider"
+	"github.com/caddy-bearer/caddy-bearer/tokensource"
+)
+
+// TestFault26HangingProbe: the one call that a half-open breaker lets through gets no answer. Its caller gives up, or
+// does not: either way another probe is made in time.
+func TestFault26HangingProbe(t *testing.T) {
+	for name, patience := range map[string]time.Duration{"the caller gives up": 300 * time.Millisecond, "the caller waits": 18 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			s := launch(t, setup{transport: "breaker {\n\ttrip_after 2\n\topen_for 200ms\n}"})
+			s.get(t).wantOK(t)
+			s.p.ScriptAPI(provider.Always(provider.Status(401, nil, "")))
+			eventually(t, 10*time.Second, "the breaker opens", func() bool { return s.get(t).status == http.StatusServiceUnavailable })
+			s.p.ClearScripts()
+			s.p.ScriptAPI(provider.Hang())
+			s.p.Forget()
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			var probe sync.WaitGroup
+			defer probe.Wait()
+			defer cancel()
+			eventually(t, 5*time.Second, "a probe is sent", func() bool {
+				probe.Go(func() { s.tryGet(ctx) })
+				return s.p.APICount() > 0
+			})
+			eventually(t, 15*time.Second, "it recovers", func() bool {
+				short, done := context.WithTimeout(t.Context(), 2*time.Second)
+				defer done()
+				return s.tryGet(short) == http.StatusOK
+			})
+			if ctx.Err() != nil && patience > time.Second {
+				t.Error("it recovered only when the probe's caller had gone")
+			}
+		})
+	}
+}
+
+// tryGet makes a GET that may come to nothing, and gives its status.
+func (s *sidecar) tryGet(ctx context.Context) int {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.base+"/", nil)
+	if err != nil {
+		return 0
+	}
+	resp, err := s.client.Do(req)
+	if err != nil {
+		return 0
+	}
+	defer resp.Body.Close()
+	return resp.StatusCode
+}
+
+// TestFault39AppGoesAway in the middle of the renewal that it started: the renewal is finished and written.
+func TestFault39AppGoesAway(t *testing.T) {
+	s := newSidecar(t, setup{})
+	s.p.SetTokenDelay(500 * time.Millisecond)
+	s.start(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	var gone sync.WaitGroup
+	gone.Go(func() { s.tryGet(ctx) })
+	eventually(t, 5*time.Second, "the token is asked for", func() bool { return s.p.TokenCount() == 1 })
+	cancel()
+	gone.Wait()
+	eventually(t, 5*time.Second, "the token is stored", func() bool { return len(s.records(t)) == 1 })
+	s.get(t).wantOK(t)
+	if n := s.p.TokenCount(); n != 1 {
+		t.Errorf("%d token calls", n)
+	}
+}
+
+// TestFault48SlowClients hold nothing up: neither other calls nor a renewal. Some of them are refused while they send, so
+// that the sidecar waits for the rest of a body that it would send again.
+func TestFault48SlowClients(t *testing.T) {
+	s := launch(t, quick)
+	s.get(t).wantOK(t)
+	s.p.ScriptAPI(provider.EarlyAnswer(http.StatusUnauthorized), provider.EarlyAnswer(http.StatusUnauthorized))
+	for range 8 {
+		conn := dial(t, s.address) // sends a body that never ends
+		write(t, conn, "POST /slow HTTP/1.1\r\nHost: "+s.address+"\r\nContent-Length: 1000\r\n\r\nabc")
+	}
+	s.p.ScriptAPI(provider.Function(func(w http.ResponseWriter, _ *http.Request) bool {
+		_, _ = w.Write(make([]byte, 64<<20))
+		return true
+	}))
+	reader := dial(t, s.address) // reads no answer
+	write(t, reader, "GET /large HTTP/1.1\r\nHost: "+s.address+"\r\n\r\n")
+	eventually(t, 5*time.Second, "the slow ones are there", func() bool { return s.p.APICount() >= 9 })
+	for range 5 {
+		s.p.RevokeAccessTokens()
+		began := time.Now()
+		s.get(t).wantOK(t)
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("a call took %v", took)
+		}
+	}
+}
+
+func write(t *testing.T, conn net.Conn, text string) {
+	t.Helper()
+	if _, err := conn.Write([]byte(text)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func init() { caddy.RegisterModule(panicking{}) }
+
+// panicking is a grant that a third party might write.
+type panicking struct {
+	// Secret is what it panics with.
+	Secret string `json:"secret,omitempty"`
+}
+
+// CaddyModule implements caddy.Module.
+func (panicking) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "token_sources.grants.test_panicking", New: func() caddy.Module { return new(panicking) }}
+}
+
+// UnmarshalCaddyfile implements caddyfile.Unmarshaler.
+func (p *panicking) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next()
+	p.Secret = "{env.TEST_CLIENT_SECRET}"
+	return nil
+}
+
+// TokenGrant implements caddymodule.Grant.
+func (p *panicking) TokenGrant(*caddymodule.GrantContext) (tokensource.Grant, error) {
+	return panickingGrant{caddy.NewReplacer().ReplaceAll(p.Secret, "")}, nil
+}
+
+type panickingGrant struct{ secret string }
+
+func (panickingGrant) Type() string             { return "test_panicking" }
+func (panickingGrant) Identity() []string       { return nil }
+func (panickingGrant) CanRefresh() bool         { return false }
+func (panickingGrant) Seed() tokensource.Secret { return tokensource.Secret{} }
+func (panickingGrant) NeedsPerson() bool        { return false }
+func (panickingGrant) SameEndpoint() bool       { return true }
+
+func (g panickingGrant) Token(context.Context, tokensource.Vars) (*tokensource.Answer, error) {
+	panic(errors.New("it happened with " + g.secret))
+}
+
+func (g panickingGrant) Refresh(context.Context, tokensource.Vars, tokensource.Secret) (*tokensource.Answer, error) {
+	panic(g.secret)
+}
+
+// TestFault49PanicInAGrant releases those who wait and is reported, without what it was that panicked.
+func TestFault49PanicInAGrant(t *testing.T) {
+	p := provider.New(provider.Generic)
+	w := newPlace(t)
+	setenv(t, secretsOf(p))
+	s := &sidecar{place: w, p: p, api: serve(t, p, provider.Whole), address: "127.0.0.1:" + freePort(t)}
+	s.app = newApp(t, "http://"+s.address)
+	text := "{\ndefault_bind 127.0.0.1\ntoken_source api {\ngrant test_panicking\n" + tripsAtOnce + "\n}\n}\nhttp://" + s.address +
+		" {\nreverse_proxy " + s.api + " {\ntransport bearer api\n}\n}\n"
+	s.config = w.contain(t, adapt(t, "panic.caddyfile", caddyfile.Format([]byte(text))))
+	s.start(t)
+	began := time.Now()
+	statuses := s.together(t, 10, nil)
+	if statuses[http.StatusServiceUnavailable] != 10 {
+		t.Errorf("answers: %v", statuses)
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("they waited for %v", took)
+	}
+	s.wantLogged(t, "panicked")
+	if n := s.p.APICount(); n != 0 || strings.Contains(s.logged(t), "it happened") {
+		t.Errorf("%d API calls, or the panic's own words in the log", n)
+	}
+}
+
+// tripsAtOnce has one failure open the breaker at the token endpoint: what comes after it is answered at once.
+const tripsAtOnce = "breaker {\n\ttrip_after 1\n\topen_for 1m\n}"

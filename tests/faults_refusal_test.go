@@ -1,0 +1,213 @@
+package tests
+
+import (
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddy-bearer/caddy-bearer/tests/provider"
+)
+
+// apiBreaker is the metric of the breaker at the API: 0 closed, 1 half-open, 2 open.
+const apiBreaker = `caddy_bearer_breaker_state{breaker="api",source="api"}`
+
+// gather holds API calls until n of them have come, and then lets each be answered by the provider's own rules: so all of
+// them carry the token of their time.
+func gather(n int32) provider.Step {
+	var came atomic.Int32
+	all := make(chan struct{})
+	return provider.Always(provider.Function(func(_ http.ResponseWriter, r *http.Request) bool {
+		if came.Add(1) == n {
+			close(all)
+		}
+		select {
+		case <-all:
+		case <-r.Context().Done():
+		}
+		return false
+	}))
+}
+
+// together makes calls at once, each from a goroutine of its own, and counts the answers by their status.
+func (s *sidecar) together(t *testing.T, n int, header func(i int) http.Header) map[int]int {
+	t.Helper()
+	var mu sync.Mutex
+	statuses := map[int]int{}
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.base+"/", nil)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if header != nil {
+				req.Header = header(i)
+			}
+			resp, err := s.client.Do(req)
+			status := 0
+			if err == nil {
+				status = resp.StatusCode
+				resp.Body.Close()
+			} else {
+				t.Log(err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			statuses[status]++
+		})
+	}
+	wg.Wait()
+	return statuses
+}
+
+// TestFault18ManyRefusalsOneRenewal has the API refuse many calls with one token at the very same time.
+func TestFault18ManyRefusalsOneRenewal(t *testing.T) {
+	const n = 500
+	s := launch(t, setup{source: "min_interval 1ms"})
+	s.get(t).wantOK(t)
+	s.p.ScriptAPI(gather(n))
+	s.p.RevokeAccessTokens()
+	s.p.Forget()
+	if statuses := s.together(t, n, nil); statuses[http.StatusOK] != n {
+		t.Errorf("answers: %v", statuses)
+	}
+	if calls := s.p.TokenCount(); calls != 1 {
+		t.Errorf("%d renewals", calls)
+	}
+	if calls := s.p.APICount(); calls != 2*n {
+		t.Errorf("%d API calls for %d requests", calls, n)
+	}
+}
+
+// TestFault19AlwaysRefused: a renewal each min_interval and no more, one replay for each request, the API's own answers to
+// the app; then the breaker, and after it a recovery.
+func TestFault19AlwaysRefused(t *testing.T) {
+	s := launch(t, setup{
+		source:    "min_interval 300ms",
+		transport: "breaker {\n\ttrip_after 8\n\topen_for 500ms\n}",
+	})
+	s.get(t).wantOK(t)
+	s.p.ScriptAPI(provider.Always(s.p.Unauthorized()))
+	s.p.Forget()
+	began := time.Now()
+	var got answer
+	eventually(t, 10*time.Second, "the breaker opens", func() bool {
+		before := s.p.APICount()
+		got = s.get(t)
+		if n := s.p.APICount() - before; n > 2 {
+			t.Errorf("one request was sent %d times", n)
+		}
+		if got.status == http.StatusUnauthorized && (got.problem() != "" || !strings.Contains(got.body, "invalid_token")) {
+			t.Errorf("not the API's own answer: %s", got.body)
+		}
+		return got.status != http.StatusUnauthorized
+	})
+	got.wantProblem(t, http.StatusServiceUnavailable, "breaker-open")
+	if most := 1 + int(time.Since(began)/(300*time.Millisecond)); s.p.TokenCount() > most {
+		t.Errorf("%d renewals in %v", s.p.TokenCount(), time.Since(began))
+	}
+	s.p.Forget()
+	s.get(t).wantProblem(t, http.StatusServiceUnavailable, "breaker-open")
+	if n, m := s.p.APICount(), s.p.TokenCount(); n != 0 || m != 0 {
+		t.Errorf("%d API calls and %d token calls behind an open breaker", n, m)
+	}
+	s.p.ClearScripts()
+	eventually(t, 5*time.Second, "it recovers", func() bool { return s.get(t).status == http.StatusOK })
+	if state := s.metric(t, apiBreaker); state != "0" {
+		t.Errorf("the breaker's state is %s", state)
+	}
+}
+
+// TestFault20NotTheToken: what no new token cures is passed on, as often as it comes.
+func TestFault20NotTheToken(t *testing.T) {
+	for name, step := range map[string]provider.Step{
+		"403": provider.Status(403, nil, `{"error":"forbidden"}`),
+		"insufficient_scope": provider.Status(401, http.Header{
+			"Www-Authenticate": {`Bearer realm="x", error="insufficient_scope", scope="write"`},
+		}, `{"error":"insufficient_scope"}`),
+		"insufficient_scope behind another challenge": provider.Status(401, http.Header{
+			"Www-Authenticate": {`DPoP algs="ES256"`, `Bearer error="insufficient_scope"`},
+		}, "{}"),
+		"403 insufficient_scope": provider.Status(403, http.Header{
+			"Www-Authenticate": {`Bearer error=insufficient_scope`},
+		}, "{}"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := launch(t, setup{})
+			s.get(t).wantOK(t)
+			s.p.ScriptAPI(provider.Always(step))
+			s.p.Forget()
+			const times = 12
+			for range times {
+				if got := s.post(t, "body"); got.status/100 != 4 || got.problem() != "" || got.header.Get("Proxy-Status") != "" {
+					t.Fatalf("status %d, %v: %s", got.status, got.header, got.body)
+				}
+			}
+			if n, m := s.p.APICount(), s.p.TokenCount(); n != times || m != 0 {
+				t.Errorf("%d API calls for %d requests, %d renewals", n, times, m)
+			}
+		})
+	}
+}
+
+// TestFault21FlappingAPI: refusals between answers that are good never add up.
+func TestFault21FlappingAPI(t *testing.T) {
+	for name, pattern := range map[string]string{"each first": "10", "two and two": "1100", "mostly": "1110"} {
+		t.Run(name, func(t *testing.T) {
+			s := launch(t, setup{source: "min_interval 5ms"})
+			first := s.get(t).wantOK(t)
+			var calls atomic.Int32
+			s.p.ScriptAPI(provider.Always(provider.Function(func(w http.ResponseWriter, _ *http.Request) bool {
+				refuse := pattern[int(calls.Add(1)-1)%len(pattern)] == '1'
+				if refuse {
+					w.WriteHeader(http.StatusUnauthorized)
+				}
+				return refuse
+			})))
+			for range 40 {
+				if got := s.get(t); got.status != http.StatusOK && got.status != http.StatusUnauthorized {
+					t.Fatalf("status %d: %s", got.status, got.body)
+				}
+				if state := s.metric(t, apiBreaker); state != "0" {
+					t.Fatalf("the breaker's state is %s", state)
+				}
+			}
+			s.p.ClearScripts()
+			if e := s.get(t).wantOK(t); e.Serial == first.Serial {
+				t.Error("nothing was renewed")
+			}
+		})
+	}
+}
+
+// TestFault50SameTokenAgain: a provider that gives the refused token again is noticed, and not asked in a loop.
+func TestFault50SameTokenAgain(t *testing.T) {
+	s := launch(t, setup{source: "min_interval 300ms", transport: "breaker {\n\ttrip_after 1000\n}"})
+	s.get(t).wantOK(t)
+	s.p.SetReissue(true)
+	s.p.RevokeAccessTokens()
+	s.p.Forget()
+	began := time.Now()
+	for range 20 {
+		got := s.get(t)
+		if got.status != http.StatusUnauthorized || got.problem() != "" {
+			t.Fatalf("status %d: %s", got.status, got.body)
+		}
+		if !strings.Contains(got.header.Get("Proxy-Status"), "not renewed") {
+			t.Errorf("Proxy-Status: %q", got.header.Get("Proxy-Status"))
+		}
+	}
+	if most := 1 + int(time.Since(began)/(50*time.Millisecond)); s.p.TokenCount() > most {
+		t.Errorf("%d renewals in %v", s.p.TokenCount(), time.Since(began))
+	}
+	if n := s.p.APICount(); n != 20 {
+		t.Errorf("%d API calls for 20 requests: the refused token was sent again", n)
+	}
+	s.wantLogged(t, "same_token")
+	s.p.SetReissue(false)
+	eventually(t, 5*time.Second, "another token comes", func() bool { return s.get(t).status == http.StatusOK })
+}

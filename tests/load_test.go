@@ -1,0 +1,211 @@
+package tests
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddy-bearer/caddy-bearer/tests/provider"
+)
+
+// tally is what came of calls made under load.
+type tally struct {
+	made   atomic.Int64
+	mu     sync.Mutex
+	failed map[string]int // by what went wrong
+}
+
+func (l *tally) note(what string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.failed == nil {
+		l.failed = map[string]int{}
+	}
+	l.failed[what]++
+}
+
+func (l *tally) failures() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := 0
+	for _, times := range l.failed {
+		n += times
+	}
+	return n
+}
+
+// steady makes calls at a steady pace from a few clients until it is told to stop.
+func steady(t *testing.T, base string) (l *tally, stop func()) {
+	t.Helper()
+	transport := &http.Transport{MaxIdleConnsPerHost: 8}
+	t.Cleanup(transport.CloseIdleConnections)
+	client := &http.Client{Transport: transport, Timeout: 20 * time.Second}
+	ctx, cancel := context.WithCancel(t.Context())
+	l = &tally{}
+	var wg sync.WaitGroup
+	for range 6 {
+		wg.Go(func() {
+			tick := time.NewTicker(10 * time.Millisecond)
+			defer tick.Stop()
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case <-tick.C:
+				}
+				l.made.Add(1)
+				resp, err := client.Get(base + "/things")
+				if err != nil {
+					l.note("connection: " + err.Error())
+					continue
+				}
+				text, err := io.ReadAll(resp.Body)
+				resp.Body.Close()
+				if err != nil || resp.StatusCode != http.StatusOK {
+					l.note(fmt.Sprintf("status %d, %v: %.200s", resp.StatusCode, err, text))
+				}
+			}
+		})
+	}
+	return l, func() {
+		cancel()
+		wg.Wait()
+	}
+}
+
+func (l *tally) wantNoFailure(t *testing.T) {
+	t.Helper()
+	if n := l.failures(); n > 0 || l.made.Load() < 20 {
+		t.Errorf("%d of %d calls failed: %v", n, l.made.Load(), l.failed)
+	}
+}
+
+// TestLoadRollover: short tokens, and a token endpoint that takes its time: no call notices.
+func TestLoadRollover(t *testing.T) {
+	s := newSidecar(t, setup{})
+	s.p.SetLifetime(3 * time.Second)
+	s.p.SetTokenDelay(300 * time.Millisecond)
+	s.p.SetForgetful(true)
+	s.start(t)
+	l, stop := steady(t, s.base)
+	eventually(t, 20*time.Second, "two renewals", func() bool { return s.p.TokenCount() >= 3 })
+	stop()
+	l.wantNoFailure(t)
+}
+
+// TestLoadRevocation in the midst of calls: no refusal reaches the app, and one renewal is enough.
+func TestLoadRevocation(t *testing.T) {
+	s := newSidecar(t, setup{})
+	s.p.SetTokenDelay(100 * time.Millisecond)
+	s.p.SetForgetful(true)
+	s.start(t)
+	l, stop := steady(t, s.base)
+	eventually(t, 10*time.Second, "the load runs", func() bool { return l.made.Load() > 50 })
+	s.p.Forget()
+	s.p.RevokeAccessTokens()
+	before := l.made.Load()
+	eventually(t, 10*time.Second, "it runs on", func() bool { return l.made.Load() > before+200 })
+	stop()
+	l.wantNoFailure(t)
+	if n := s.p.TokenCount(); n != 1 {
+		t.Errorf("%d renewals", n)
+	}
+}
+
+// TestLoadOutage of the token endpoint, while there is a token that is due and valid.
+func TestLoadOutage(t *testing.T) {
+	s := newSidecar(t, setup{source: alwaysDue})
+	s.p.SetForgetful(true)
+	s.start(t)
+	l, stop := steady(t, s.base)
+	eventually(t, 10*time.Second, "the load runs", func() bool { return l.made.Load() > 50 })
+	s.p.ScriptToken(provider.Always(provider.Status(http.StatusServiceUnavailable, nil, "")))
+	eventually(t, 10*time.Second, "renewals fail", func() bool { return s.failures(t) >= 3 })
+	s.p.ClearScripts()
+	n := s.p.TokenCount()
+	eventually(t, 10*time.Second, "they work again", func() bool { return s.p.TokenCount() > n })
+	stop()
+	l.wantNoFailure(t)
+}
+
+// TestFault40ReloadUnderLoad: the token's state is one, whatever is reloaded, and no call fails that plain Caddy would have
+// answered: the same load goes to a site of Caddy's own at the same time.
+func TestFault40ReloadUnderLoad(t *testing.T) {
+	backend := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	t.Cleanup(backend.Close)
+	port := freePort(t)
+	s := newSidecar(t, setup{rest: "http://127.0.0.1:" + port + " {\nreverse_proxy " + backend.URL + "\n}\n"})
+	s.p.SetForgetful(true)
+	s.start(t)
+	ours, stopOurs := steady(t, s.base)
+	plain, stopPlain := steady(t, "http://127.0.0.1:"+port)
+	for range 40 {
+		before := ours.made.Load()
+		s.load(t, s.config)
+		eventually(t, 10*time.Second, "calls are made", func() bool { return ours.made.Load() > before+20 })
+	}
+	stopOurs()
+	stopPlain()
+	t.Logf("failed: ours %d of %d, plain %d of %d", ours.failures(), ours.made.Load(), plain.failures(), plain.made.Load())
+	// a connection that is closed at the wrong moment is Caddy's own, and chance; an answer with another status is not
+	for what, n := range ours.failed {
+		if !strings.HasPrefix(what, "connection: ") {
+			t.Errorf("%d times: %s", n, what)
+		}
+	}
+	if ours.failures() > 2*plain.failures()+10 {
+		t.Errorf("%d calls failed, and %d of plain Caddy's: %v", ours.failures(), plain.failures(), ours.failed)
+	}
+	if n := s.p.TokenCount(); n != 1 {
+		t.Errorf("%d token calls", n)
+	}
+}
+
+// TestFault46ManyFirstRequests come at once on many connections, and the very first of them is given up: one token call
+// serves all the others.
+func TestFault46ManyFirstRequests(t *testing.T) {
+	const connections, each = 200, 50
+	s := newSidecar(t, setup{global: "servers {\n\tprotocols h1 h2c\n}", transport: "max_conns_per_host 64"})
+	s.p.SetForgetful(true)
+	s.p.SetTokenDelay(2 * time.Second)
+	s.start(t)
+	first, giveUp := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { s.tryGet(first) })
+	eventually(t, 5*time.Second, "the token is asked for", func() bool { return s.p.TokenCount() == 1 })
+	giveUp()
+	var ok atomic.Int64
+	for range connections {
+		client := h2cClient(t)
+		for range each {
+			wg.Go(func() {
+				resp, err := client.Get(s.base + "/things")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer resp.Body.Close()
+				if resp.StatusCode == http.StatusOK {
+					ok.Add(1)
+				}
+			})
+		}
+	}
+	wg.Wait()
+	if n := ok.Load(); n != connections*each {
+		t.Errorf("%d of %d requests were answered", n, connections*each)
+	}
+	if n := s.p.TokenCount(); n != 1 {
+		t.Errorf("%d token calls", n)
+	}
+	if n := s.p.APICount(); n != connections*each {
+		t.Errorf("%d API calls", n)
+	}
+}
