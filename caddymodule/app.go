@@ -1,11 +1,13 @@
 package caddymodule
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
@@ -56,6 +58,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	a.env = &environment{storage: ctx.Storage(), log: ctx.Slogger(), observer: newObserver(a.tracing)}
 	for _, name := range slices.Sorted(maps.Keys(a.Sources)) {
+		if a.Sources[name] == nil {
+			return fmt.Errorf("token_source %s: null: expected an object with a grant", name)
+		}
 		if err := a.Sources[name].provision(ctx, name); err != nil {
 			return err
 		}
@@ -69,13 +74,38 @@ func (a *App) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// Start implements caddy.App. Sources start by themselves, with their first
-// request.
-func (a *App) Start() error { return nil }
+// Start implements caddy.App: from here on the sources use this config's
+// storage and logs. Those without keys look for their token, so that it is
+// renewed in time with no traffic at all.
+func (a *App) Start() error {
+	for _, src := range a.built {
+		src.attach(a.env)
+		src.Resume()
+	}
+	return nil
+}
 
-// Stop implements caddy.App. Cleanup does the work: what outlives the config
-// is known only then.
-func (a *App) Stop() error { return nil }
+// Stop implements caddy.App. Sources that no other config uses finish their
+// renewals and write what is not written, while the storage is still open.
+func (a *App) Stop() error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	var wg sync.WaitGroup
+	errs := make(chan error, len(a.built))
+	for _, src := range a.built {
+		if users, _ := sourcePool.References(src.id); users > 1 {
+			continue
+		}
+		wg.Go(func() { errs <- src.Flush(ctx) })
+	}
+	wg.Wait()
+	close(errs)
+	var all []error
+	for err := range errs {
+		all = append(all, err)
+	}
+	return errors.Join(all...)
+}
 
 // Cleanup lets go of the sources. One that no config uses any more is closed:
 // a renewal in flight is finished first.
@@ -149,7 +179,7 @@ func (a *App) build(name string) (*pooledSource, error) {
 	if err != nil {
 		return nil, fmt.Errorf("token_source %s: %w", name, err)
 	}
-	src.attach(a.env)
+	src.adopt(a.env)
 	a.built[name] = src
 	return src, nil
 }

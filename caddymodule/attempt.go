@@ -52,7 +52,7 @@ func (a *attempt) run(token *tokensource.Token) (*http.Response, tokensource.Ver
 	if why != "" {
 		return a.passOn(res, why)
 	}
-	discard(res)
+	a.discard(res)
 	res, refused, err = a.send(next)
 	switch {
 	case err != nil:
@@ -193,11 +193,12 @@ func (e lastError) Timeout() bool {
 // Temporary implements net.Error.
 func (lastError) Temporary() bool { return false }
 
-// discard lets go of an answer, reading the rest where that is short, so that
-// its connection can be used again.
-func discard(res *http.Response) {
+// discard lets go of the first answer. Where it is short the rest is read, so
+// that its connection can be used again; but not where it came before the
+// whole body was read, for then the other side may be about to close.
+func (a *attempt) discard(res *http.Response) {
 	const short = 64 << 10
-	if res.ContentLength >= 0 && res.ContentLength <= short {
+	if !a.body.early() && res.ContentLength >= 0 && res.ContentLength <= short {
 		drain(res.Body, short)
 	}
 	_ = res.Body.Close()

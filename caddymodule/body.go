@@ -22,6 +22,8 @@ import (
 type capturedBody struct {
 	max int64
 	src io.ReadCloser
+	// atEnd is called when the source has ended, before its reader hears of it.
+	atEnd func()
 
 	// reading is held by whoever reads the source, which may take as long as
 	// the client likes; mu guards the rest and is only ever held briefly.
@@ -32,6 +34,7 @@ type capturedBody struct {
 	over    bool  // more came than is remembered
 	final   bool  // nothing will be sent again: no more remembering
 	closed  bool  // the current reader was closed
+	ahead   bool  // rewind had to read on: the answer came early
 	reader  *bodyReader
 }
 
@@ -75,12 +78,15 @@ func (b *capturedBody) replayable() bool {
 var errBodyGone = errors.New("the request's body cannot be sent again")
 
 // rewind cuts off the reader in use and makes sure that the whole body is
-// remembered, reading what is left of it.
+// remembered, reading what is left of it. The connection of the first sending
+// ends with that, if it was not done: it must not be used for the second one,
+// for a server that answers early is likely to close it.
 func (b *capturedBody) rewind(ctx context.Context) error {
 	if b == nil {
 		return nil
 	}
 	b.mu.Lock()
+	b.ahead = b.err == nil
 	b.reader = nil
 	b.mu.Unlock()
 	chunk := make([]byte, 4<<10)
@@ -99,7 +105,7 @@ func (b *capturedBody) rewind(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		b.readSource(chunk)
+		_, _ = b.readSource(chunk)
 		<-b.reading
 	}
 }
@@ -113,6 +119,9 @@ func (b *capturedBody) readSource(p []byte) (int, error) {
 		return 0, err
 	}
 	n, err := b.src.Read(p)
+	if err != nil && b.atEnd != nil {
+		b.atEnd()
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.err = err
@@ -156,6 +165,16 @@ func (b *capturedBody) release() {
 	if closed {
 		_ = b.src.Close()
 	}
+}
+
+// early reports whether the answer came before the whole body was read.
+func (b *capturedBody) early() bool {
+	if b == nil {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.ahead
 }
 
 // touched reports whether something of the body was read.

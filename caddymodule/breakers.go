@@ -24,6 +24,7 @@ type breakers struct {
 type keyBreaker struct {
 	*tokensource.Breaker
 	token *tokensource.Token
+	last  atomic.Int64 // when it last got a verdict (Unix nanoseconds)
 }
 
 // probeDeadline is how long a half-open breaker waits for its probe.
@@ -42,7 +43,7 @@ func (bs *breakers) allow(k tokensource.Key, token *tokensource.Token, renewable
 	}
 	bs.mu.Lock()
 	b := bs.byKey[k]
-	if b != nil && !renewable && b.token != token {
+	if b != nil && b.token != token && (!renewable || token.ByCode()) {
 		bs.drop(k)
 		b = nil
 	}
@@ -65,6 +66,7 @@ func (bs *breakers) allow(k tokensource.Key, token *tokensource.Token, renewable
 // report passes a verdict on, and tells when it changes the breaker's state.
 func (bs *breakers) report(k tokensource.Key, b *keyBreaker, done func(tokensource.Verdict), v tokensource.Verdict) {
 	before := b.State()
+	b.last.Store(time.Now().UnixNano())
 	done(v)
 	if after := b.State(); after != before {
 		bs.log.Warn("the API's circuit breaker", "key", k.String(), "was", before, "is", after)
@@ -81,7 +83,7 @@ func (bs *breakers) first(k tokensource.Key, token *tokensource.Token) func(toke
 		b := bs.byKey[k]
 		if b == nil {
 			bs.makeRoom()
-			b = &keyBreaker{tokensource.NewBreaker(bs.settings), token}
+			b = &keyBreaker{Breaker: tokensource.NewBreaker(bs.settings), token: token}
 			bs.byKey[k] = b
 			bs.counting.Store(int64(len(bs.byKey)))
 		}
@@ -99,6 +101,9 @@ const maxBreakers = 10_000
 // The caller holds bs.mu.
 func (bs *breakers) makeRoom() {
 	if len(bs.byKey) < maxBreakers {
+		return
+	}
+	if bs.sweep(); len(bs.byKey) < maxBreakers {
 		return
 	}
 	var victim tokensource.Key
@@ -130,12 +135,27 @@ func (bs *breakers) forget(k tokensource.Key, b *keyBreaker) {
 func (bs *breakers) worst() tokensource.BreakerState {
 	bs.mu.Lock()
 	defer bs.mu.Unlock()
+	bs.sweep()
 	worst := tokensource.BreakerClosed
 	for _, b := range bs.byKey {
 		worst = max(worst, b.State())
 	}
 	return worst
 }
+
+// sweep drops the breakers of keys that have not come back for long after
+// theirs would have let a probe through. The caller holds bs.mu.
+func (bs *breakers) sweep() {
+	oldest := time.Now().Add(-forgetAfter * bs.settings.OpenFor).UnixNano()
+	for k, b := range bs.byKey {
+		if last := b.last.Load(); last != 0 && last < oldest {
+			bs.drop(k)
+		}
+	}
+}
+
+// forgetAfter is after how many times open_for.
+const forgetAfter = 10
 
 // breakerSets are the breakers of all the APIs that one source's tokens go
 // to. They stay when a config is reloaded.

@@ -122,6 +122,7 @@ func (e *Endpoint) parseHeader(d *caddyfile.Dispenser, args []string) error {
 //	    permanent     header <name> [<patterns...>]
 //	    permanent     json <path> [<values...>]
 //	    throttled     ...
+//	    transient     ...
 //	}
 func (e *Endpoint) parseResponse(d *caddyfile.Dispenser, _ []string) error {
 	r := new(Response)
@@ -148,6 +149,7 @@ func (e *Endpoint) parseResponse(d *caddyfile.Dispenser, _ []string) error {
 			r.ErrorWhen = append(r.ErrorWhen, tokensource.Predicate{JSON: args[0], Values: args[1:]})
 			return nil
 		}},
+		"transient": predicateOption(&r.Transient),
 		"permanent": predicateOption(&r.Permanent),
 		"throttled": predicateOption(&r.Throttled),
 	}.parse(d, "response", nil, nil)

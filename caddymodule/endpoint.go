@@ -109,6 +109,9 @@ type Response struct {
 	ExpiresKind string `json:"expires_kind,omitempty"`
 	// What makes an answer an error, whatever its status.
 	ErrorWhen []tokensource.Predicate `json:"error_when,omitempty"`
+	// Which errors pass, though they look as if they were for good. These are
+	// looked at first, then throttled, then permanent.
+	Transient []tokensource.Predicate `json:"transient,omitempty"`
 	// Which errors are for good: remembered, and not repeated.
 	Permanent []tokensource.Predicate `json:"permanent,omitempty"`
 	// Which errors ask for fewer calls.

@@ -97,7 +97,7 @@ func isLoopbackName(host string) bool {
 		return addr.Unmap().IsLoopback()
 	}
 	host = strings.ToLower(strings.TrimSuffix(host, "."))
-	return host == "localhost" || strings.HasSuffix(host, ".localhost")
+	return host == "" || host == "localhost" || strings.HasSuffix(host, ".localhost")
 }
 
 func (e *Endpoint) buildClient(gc *GrantContext, ep *tokensource.Endpoint) (err error) {
@@ -228,14 +228,14 @@ func (e *Endpoint) buildResponse(_ *GrantContext, ep *tokensource.Endpoint) erro
 	default:
 		return e.Origin.errorf("response", "format %q: expected auto, json, form or text", r.Format)
 	}
-	if err := checkPredicates(slices.Concat(r.ErrorWhen, r.Permanent, r.Throttled)); err != nil {
+	if err := checkPredicates(slices.Concat(r.ErrorWhen, r.Transient, r.Permanent, r.Throttled)); err != nil {
 		return e.Origin.errorf("response", "%w", err)
 	}
 	ep.Response = tokensource.Response{
 		Format: tokensource.Format(r.Format), Status: r.Status,
 		AccessToken: r.AccessToken, RefreshToken: r.RefreshToken,
 		ExpiryKind: tokensource.ExpiryKind(r.ExpiresKind),
-		ErrorWhen:  r.ErrorWhen, Permanent: r.Permanent, Throttled: r.Throttled,
+		ErrorWhen:  r.ErrorWhen, Transient: r.Transient, Permanent: r.Permanent, Throttled: r.Throttled,
 	}
 	if r.ExpiresIn != "" {
 		ep.Response.ExpiresIn = []string{r.ExpiresIn}
@@ -253,6 +253,12 @@ func (e *Endpoint) buildTransport(gc *GrantContext, ep *tokensource.Endpoint) er
 	if ht.TLS != nil {
 		tls := *ht.TLS
 		ht.TLS = &tls
+		if hasPlaceholder(tls.ServerName) { // Caddy would look for a request's values
+			return e.Origin.errorf("transport", "tls_server_name %s: expected a name without placeholders", tls.ServerName)
+		}
+	}
+	if slices.Contains(ht.Versions, "3") {
+		return e.Origin.errorf("transport", "versions 3: expected 1.1, 2 or h2c")
 	}
 	rt, err := ht.NewTransport(gc.Context)
 	if err != nil {

@@ -130,9 +130,6 @@ func (ij *injector) inject(req *http.Request, token *tokensource.Token, key []st
 		delete(out.Header, name)
 	}
 	ij.removeSpellings(out.Header)
-	if ij.smuggled(out.Trailer) {
-		out.Trailer = nil
-	}
 	if ij.plain {
 		token.SetAuthHeader(out)
 	}
@@ -163,15 +160,15 @@ func (ij *injector) removes(name string) bool {
 	return slices.ContainsFunc(ij.remove, func(r string) bool { return strings.EqualFold(r, plain) })
 }
 
-// smuggled reports whether a trailer bears a removed header's name: servers
-// were seen to merge trailers into headers.
-func (ij *injector) smuggled(trailer http.Header) bool {
+// cleanTrailer removes what is in trailers under a removed header's name:
+// servers were seen to merge trailers into headers. Trailers are known when
+// the body has been read; declared ones are announced before that, by name.
+func (ij *injector) cleanTrailer(trailer http.Header) {
 	for name := range trailer {
 		if ij.removes(name) {
-			return true
+			delete(trailer, name)
 		}
 	}
-	return false
 }
 
 func (ij *injector) put(out *http.Request, item *injected, token *tokensource.Token, key []string) error {

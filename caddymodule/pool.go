@@ -2,9 +2,11 @@ package caddymodule
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -25,6 +27,10 @@ type pooledSource struct {
 	env    *environments
 	logins *logins // nil: the grant has no page to send a person to
 	live   *breakerSets
+
+	users   atomic.Int64 // requests under way
+	retired atomic.Bool  // no config uses it any more
+	closed  atomic.Bool
 }
 
 // takeSource returns the running source with these settings, or a new one.
@@ -64,8 +70,28 @@ func takeSource(cfg tokensource.Config, gc *GrantContext, g Grant) (*pooledSourc
 // renewal, whose answer may hold the only good refresh token.
 const closeTimeout = 15 * time.Second
 
-// Destruct implements caddy.Destructor.
+// Destruct implements caddy.Destructor. Requests of a config that is gone may
+// still be under way, for Caddy does not wait for them on a reload: the last of
+// them closes the source.
 func (ps *pooledSource) Destruct() error {
+	ps.retired.Store(true)
+	if ps.users.Load() == 0 {
+		return ps.close()
+	}
+	return nil
+}
+
+// unuse ends a request's use of the source, counted in users.
+func (ps *pooledSource) unuse() {
+	if ps.users.Add(-1) == 0 && ps.retired.Load() {
+		go func() { _ = ps.close() }()
+	}
+}
+
+func (ps *pooledSource) close() error {
+	if !ps.closed.CompareAndSwap(false, true) {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	err := ps.Close(ctx)
@@ -73,7 +99,34 @@ func (ps *pooledSource) Destruct() error {
 	return err
 }
 
-func (ps *pooledSource) attach(e *environment) { ps.env.set(append(ps.env.list(), e)) }
+// adopt gives the source a first environment, that of a config which may yet
+// fail to load. A source that has one keeps it until the config starts.
+func (ps *pooledSource) adopt(e *environment) {
+	if len(ps.env.list()) == 0 {
+		ps.env.set([]*environment{e})
+	}
+}
+
+// attach makes a config's environment the current one.
+func (ps *pooledSource) attach(e *environment) {
+	before := ps.env.current()
+	rest := slices.DeleteFunc(ps.env.list(), func(o *environment) bool { return o == e })
+	ps.env.set(append(rest, e))
+	if before != nil && before != e {
+		ps.Reconsider()
+		if !sameStorage(before.storage, e.storage) {
+			ps.StoreChanged()
+		}
+	}
+}
+
+// sameStorage reports whether two configs' storages are surely the same place:
+// Caddy makes a new value for each config.
+func sameStorage(a, b certmagic.Storage) bool {
+	as, aok := a.(fmt.Stringer)
+	bs, bok := b.(fmt.Stringer)
+	return aok && bok && as.String() == bs.String()
+}
 
 func (ps *pooledSource) detach(e *environment) {
 	rest := slices.DeleteFunc(ps.env.list(), func(o *environment) bool { return o == e })

@@ -19,8 +19,8 @@ type TokenSource struct {
 	GrantRaw json.RawMessage `json:"grant,omitempty" caddy:"namespace=token_sources.grants inline_key=type"`
 
 	// How a token is renewed, where that differs from the grant's own endpoint.
-	// What it leaves out is the grant's (except of grant request, which has
-	// nothing to lend). Default: with the refresh token, if there is one; if
+	// What it leaves out is the grant's, but for param, scope, resource and
+	// bearer (and but for grant request, which has nothing to lend). Default: with the refresh token, if there is one; if
 	// that is refused and the grant needs no person, by the grant again.
 	Refresh *Endpoint `json:"refresh,omitempty"`
 

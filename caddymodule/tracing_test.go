@@ -26,7 +26,7 @@ func recorded() (*tracetest.SpanRecorder, *sdktrace.TracerProvider) {
 func attributes(span sdktrace.ReadOnlySpan) map[string]string {
 	out := map[string]string{}
 	for _, a := range span.Attributes() {
-		out[string(a.Key)] = a.Value.Emit()
+		out[string(a.Key)] = a.Value.String()
 	}
 	return out
 }

@@ -192,6 +192,8 @@ func (t *Transport) Cleanup() error { return t.HTTPTransport.Cleanup() }
 // RoundTrip sends the request with a token, once or twice. Its error is the
 // upstream connection's; whatever concerns tokens is an answer.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	t.source.users.Add(1)
+	defer t.source.unuse()
 	if p := t.callers.check(req); p != nil {
 		return t.answer(req, p), nil
 	}
@@ -216,6 +218,10 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return t.answer(req, t.problemOf(err, values)), nil
 	}
 	a := attempt{t: t, req: req, key: key, values: values, body: captureBody(req, t.replayMax)}
+	if a.body != nil {
+		t.injector.cleanTrailer(req.Trailer) // announced
+		a.body.atEnd = func() { t.injector.cleanTrailer(req.Trailer) }
+	}
 	res, verdict, err := a.run(token)
 	allowed(verdict)
 	return res, err

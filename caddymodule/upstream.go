@@ -51,11 +51,11 @@ func (t *Transport) checkUpstreams(ctx caddy.Context) error {
 // checkScheme refuses plain http to another host, where the upstream is known
 // only now.
 func (t *Transport) checkScheme(req *http.Request) *problem {
-	if t.schemeKnown || !t.plainHTTP(req.URL.Port()) {
+	if t.schemeKnown || (req.URL.Scheme != "http" && !t.plainHTTP(req.URL.Port())) {
 		return nil
 	}
 	host := req.URL.Hostname()
-	if info, ok := reverseproxy.GetDialInfo(req.Context()); ok {
+	if info, ok := reverseproxy.GetDialInfo(req.Context()); ok && !isHealthCheck(req) {
 		if strings.HasPrefix(info.Network, "unix") {
 			return nil
 		}

@@ -156,16 +156,22 @@ func TestAttack6AmbiguousKey(t *testing.T) {
 	wantNoCalls(t, s)
 }
 
-// TestAttack6Caches are told by the provider what they may keep. A shared cache stores no answer to a request with
-// Authorization unless the answer says so; but between the app and the sidecar there is none in the request. Answers that
-// say nothing arrive as they are, and so do those that do.
+// TestAttack6Caches: a shared cache stores no answer to a request with Authorization unless the answer says so (RFC 9111,
+// section 3.5); between the app and the sidecar there is none in the request, so the answer says it is private.
 func TestAttack6Caches(t *testing.T) {
 	s := launch(t, setup{})
-	for _, values := range [][]string{nil, {"no-store"}, {"private, max-age=60"}, {"public, max-age=60"}, {"max-age=1", "s-maxage=2"}} {
-		s.p.ScriptAPI(provider.Status(200, http.Header{"Cache-Control": values, "Vary": {"Accept"}}, "{}"))
+	for _, c := range []struct{ sent, want []string }{
+		{nil, []string{"private"}},
+		{[]string{"max-age=60"}, []string{"max-age=60", "private"}},
+		{[]string{"no-store"}, []string{"no-store"}},
+		{[]string{"private, max-age=60"}, []string{"private, max-age=60"}},
+		{[]string{"public, max-age=60"}, []string{"public, max-age=60"}},
+		{[]string{"max-age=1", "s-maxage=2"}, []string{"max-age=1", "s-maxage=2"}},
+	} {
+		s.p.ScriptAPI(provider.Status(200, http.Header{"Cache-Control": c.sent, "Vary": {"Accept"}}, "{}"))
 		got := s.get(t)
-		if !slices.Equal(got.header.Values("Cache-Control"), values) || got.header.Get("Vary") != "Accept" {
-			t.Errorf("%q arrived as %q", values, got.header.Values("Cache-Control"))
+		if !slices.Equal(got.header.Values("Cache-Control"), c.want) || got.header.Get("Vary") != "Accept" {
+			t.Errorf("%q arrived as %q, want %q", c.sent, got.header.Values("Cache-Control"), c.want)
 		}
 	}
 }

@@ -210,7 +210,11 @@ func TestAttack5Links(t *testing.T) {
 	}
 	ticket := link.Query().Get("ticket")
 	for _, forged := range []string{"x", ticket[:len(ticket)-2], "A" + ticket[1:], ticket + "AA", ""} {
-		if got := s.browser(t).open(t, with(link, "ticket", forged)); got.status != http.StatusBadRequest {
+		want := http.StatusBadRequest
+		if forged == "" { // no ticket: then only a caller may begin, and no browser that came from elsewhere
+			want = http.StatusForbidden
+		}
+		if got := s.browser(t).open(t, with(link, "ticket", forged)); got.status != want {
 			t.Errorf("status %d, %v", got.status, got.header)
 		}
 	}

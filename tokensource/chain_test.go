@@ -132,6 +132,16 @@ func TestIdentity(t *testing.T) {
 		"audience": func(g *tokensource.EndpointGrant) {
 			g.Endpoint.Params = []tokensource.Param{param("audience", "other")}
 		},
+		"secret audience": func(g *tokensource.EndpointGrant) {
+			p := param("audience", "other")
+			p.Secret = true
+			g.Endpoint.Params = []tokensource.Param{p}
+		},
+		"client that refreshes": func(g *tokensource.EndpointGrant) {
+			refresh := *g.Endpoint
+			refresh.Client.ID = lit("other")
+			g.RefreshEndpoint = &refresh
+		},
 		"scope": func(g *tokensource.EndpointGrant) { g.Params = []tokensource.Param{param("scope", "other")} },
 	} {
 		t.Run(name, func(t *testing.T) {

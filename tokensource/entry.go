@@ -39,9 +39,10 @@ type flight struct {
 	tok    *Token
 	err    error
 	forced *Token // the token that the API refused, if one did
-	writes bool   // it only writes tok to the store
+	aside  bool   // it obtains nothing: it only writes, or only reads, the store
 	// unsettled: the store could not be read, see errUnsettled. The flight's own.
 	unsettled bool
+	code      bool // it exchanges a code; the flight's own
 }
 
 // unsaved is the state of a token that the store has not taken yet.
@@ -112,6 +113,10 @@ func (s *Source) await(ctx context.Context, e *entry) (*Token, error) {
 			e.mu.Unlock()
 			return t, nil
 		}
+		if e.failure.err != nil && s.inGrace(now, t) && (f != nil && !forced) {
+			e.mu.Unlock() // a renewal is under way, after one that failed
+			return t, nil
+		}
 		var wait time.Duration
 		if f == nil {
 			var err error
@@ -144,7 +149,7 @@ func (s *Source) await(ctx context.Context, e *entry) (*Token, error) {
 		if err := f.wait(ctx); err != nil {
 			return nil, err
 		}
-		if f.err == nil && !f.writes {
+		if f.err == nil && !f.aside {
 			return f.tok, nil
 		}
 	}
@@ -196,17 +201,17 @@ func (s *Source) Renew(ctx context.Context, k Key, refused *Token) (*Token, erro
 				e.mu.Unlock()
 				return nil, ErrClosed
 			}
-		} else if f.forced == nil && !f.writes {
+		} else if f.forced == nil && !f.aside {
 			f.forced = refused // the renewal that runs anyway answers for it
 		}
-		if !f.writes {
+		if !f.aside {
 			e.cur.Store(nil) // nobody takes the refused token while its successor is on the way
 		}
 		e.mu.Unlock()
 		if err := f.wait(ctx); err != nil {
 			return nil, err
 		}
-		if !f.writes {
+		if !f.aside {
 			return f.tok, f.err
 		}
 	}

@@ -3,7 +3,6 @@ package tokensource
 import (
 	"context"
 	"errors"
-	"slices"
 )
 
 // Grant is a way to obtain a token. Its methods make token calls: they may
@@ -105,22 +104,33 @@ func (g *EndpointGrant) SameEndpoint() bool {
 }
 
 // Identity implements [Grant]. Parameters and headers choose a tenant, a scope
-// or an audience, and so belong to it; but not the headers of a grant that
-// needs a person, where an API key that is changed must not cost a consent.
+// or an audience, and so belong to it, as does the client that refreshes. But
+// not those of a grant that needs a person: there a changed API key must not
+// cost a consent.
 func (g *EndpointGrant) Identity() []string {
 	id := []string{g.Name, g.Endpoint.URL.text(), g.Endpoint.Client.ID.text(), g.User, ""}
 	if !g.RefreshToken.Empty() {
 		id[4] = hashParts("seed", g.RefreshToken.Reveal())
 	}
-	for _, p := range append(slices.Clone(g.Params), g.Endpoint.Params...) {
-		if !p.Secret {
+	if g.RefreshEndpoint != nil {
+		id = append(id, "refresh", g.RefreshEndpoint.Client.ID.text())
+	}
+	if g.Endpoint.Bearer != nil {
+		id = append(id, "bearer", g.Endpoint.Bearer.recordPrefix)
+	}
+	if g.Person {
+		return id
+	}
+	for _, p := range g.Params {
+		if !p.Secret { // not the password
 			id = append(id, "param", p.Name, p.Value.text())
 		}
 	}
-	if !g.Person {
-		for _, h := range g.Endpoint.Header {
-			id = append(id, "header", h.Name, hashParts("header", h.Value.text()))
-		}
+	for _, p := range g.Endpoint.Params {
+		id = append(id, "param", p.Name, hashParts("param", p.Value.text()))
+	}
+	for _, h := range g.Endpoint.Header {
+		id = append(id, "header", h.Name, hashParts("header", h.Value.text()))
 	}
 	return id
 }

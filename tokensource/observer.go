@@ -25,7 +25,12 @@ const (
 	ReasonExpired Reason = "expired" // the token is dead
 	ReasonRefused Reason = "refused" // the API refused the token
 	ReasonCode    Reason = "code"    // an authorization code arrived
-	ReasonWrite   Reason = "write"   // the store did not take the token before
+)
+
+// What runs as a renewal does and is none: observers are not told.
+const (
+	reasonWrite  Reason = "write"  // the store did not take the token before
+	reasonResume Reason = "resume" // what does the store have, at the start
 )
 
 // Renewal describes a renewal that begins.

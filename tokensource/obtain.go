@@ -21,7 +21,10 @@ func (s *Source) obtain(ctx context.Context, e *entry, f *flight, cur *Token) (*
 			return t, viaRefresh, err
 		}
 		if !s.grantInstead(e, err, cur, refresh) {
-			if errors.Is(err, ErrRefused) && g.NeedsPerson() {
+			if refusedForGood(err) && g.NeedsPerson() {
+				if cur != nil {
+					cur.orphan.Store(true)
+				}
 				err = fmt.Errorf("%w: %w", ErrAuthorizationRequired, err)
 			}
 			return nil, "", err
@@ -62,7 +65,7 @@ func (s *Source) grantInstead(e *entry, err error, cur *Token, refresh Secret) b
 	switch {
 	case g.NeedsPerson():
 		return false
-	case errors.Is(err, ErrRefused):
+	case refusedForGood(err):
 		e.mu.Lock()
 		e.deadRefresh = refresh.Reveal() // should the grant fail too, it is not tried again
 		e.mu.Unlock()
@@ -98,11 +101,21 @@ func (s *Source) guarded(call func() (*Answer, error)) (a *Answer, err error) {
 	return a, err
 }
 
+// refusedForGood reports whether it was this source's endpoint that refused:
+// what another source that the call leans on was told is not meant.
+func refusedForGood(err error) bool {
+	var chained *chainError
+	return errors.Is(err, ErrRefused) && !errors.As(err, &chained)
+}
+
 func judge(err error) Verdict {
 	var ee *EndpointError
+	var chained *chainError
 	switch {
 	case err == nil:
 		return Works
+	case errors.As(err, &chained):
+		return Neutral
 	case !errors.As(err, &ee), ee.Class == Throttled:
 		return Neutral
 	case ee.Class == Transient:
@@ -124,7 +137,7 @@ func (s *Source) take(ctx context.Context, e *entry, f *flight, cur *Token, a *A
 	// The provider began to count at some time during the call: at its beginning,
 	// to be sure.
 	t.live(a.asked, expiryOf(a.Lifetime, s.cfg.Lifetime), s.cfg.RefreshAhead, random())
-	t.generation = 1
+	t.generation, t.byCode = 1, f.code
 	if cur != nil {
 		t.generation = cur.generation + 1
 	}
@@ -190,6 +203,7 @@ func (s *Source) exchange(ctx context.Context, g CodeGrant, e *entry, f *flight,
 	case newer(stored, cur):
 		cur = stored
 	}
+	f.code = true
 	a, err := s.guarded(func() (*Answer, error) { return g.Exchange(ctx, Vars{s.cfg.KeyNames, e.key}, c) })
 	var t *Token
 	if err == nil {

@@ -28,21 +28,22 @@ func (s *Source) launch(cause context.Context, e *entry, why Reason, forced *Tok
 	if s.closed {
 		return nil
 	}
-	f := &flight{done: make(chan struct{}), forced: forced, writes: why == ReasonWrite}
+	f := &flight{done: make(chan struct{}), forced: forced, aside: why == reasonWrite || why == reasonResume}
 	e.flight = f
-	s.flights.Add(1)
 	go s.fly(cause, e, f, why, how)
 	return f
 }
 
 // fly runs a renewal and lands it, whatever happens in it.
 func (s *Source) fly(cause context.Context, e *entry, f *flight, why Reason, how renewal) {
-	defer s.flights.Done()
 	ctx, cancel := context.WithTimeout(s.life, s.cfg.RenewalTimeout)
 	defer cancel()
 
 	start := time.Now()
-	ctx, finished := s.cfg.Observer.Renewing(ctx, cause, Renewal{s.cfg.Name, s.GrantType(), why})
+	finished := func(Outcome) {}
+	if !f.aside {
+		ctx, finished = s.cfg.Observer.Renewing(ctx, cause, Renewal{s.cfg.Name, s.GrantType(), why})
+	}
 	var t *Token
 	var via string
 	err := errPanicked
@@ -57,7 +58,7 @@ func (s *Source) fly(cause context.Context, e *entry, f *flight, why Reason, how
 	}()
 	err = s.land(e, f, t, via, err, why)
 	o := Outcome{Via: via, Err: err, Took: time.Since(start)}
-	if err == nil {
+	if err == nil && t != nil {
 		o.Expiry = t.expiry
 	}
 	finished(o)
@@ -79,25 +80,26 @@ func (s *Source) land(e *entry, f *flight, t *Token, via string, err error, why 
 		e.tok = t
 	}
 	switch {
-	case err == nil && f.writes:
+	case why == reasonResume, err == nil && f.aside:
 	case err == nil:
 		e.failure, e.deadRefresh = failure{}, ""
 		if via != viaStore {
 			e.renewed = now
+			s.throttles.Store(0)
 		}
-	case why == ReasonWrite:
+	case why == reasonWrite:
 		e.unsaved.tries++
 		e.unsaved.next = now.Add(retryAfter(0, e.unsaved.tries, random()))
 	case why == ReasonCode:
 		// a code that fails says nothing of the token that is there, or of the
 		// next renewal
-		s.heed(err, now.Add(retryAfter(RetryAfter(err), 1, random())))
+		s.heed(err, now)
 	default:
 		e.failure = remember(e.failure, err, now)
 		if !e.failure.permanent && RetryAfter(err) == 0 {
 			e.failure.until = hurry(now, e.failure.until, e.tok)
 		}
-		s.heed(err, e.failure.until)
+		s.heed(err, now)
 	}
 	f.tok, f.err = t, err
 	e.flight = nil
@@ -129,12 +131,14 @@ func final(err error) bool {
 }
 
 // heed holds every key back when the endpoint asked for fewer calls. A later,
-// shorter answer does not shorten that.
-func (s *Source) heed(err error, until time.Time) {
+// shorter answer does not shorten that. Where it does not say for how long,
+// the source's own count of such answers does: each key's would begin anew.
+func (s *Source) heed(err error, now time.Time) {
 	var ee *EndpointError
 	if !errors.As(err, &ee) || ee.Class != Throttled {
 		return
 	}
+	until := now.Add(retryAfter(RetryAfter(err), int(s.throttles.Add(1)), random()))
 	for {
 		held := s.throttled.Load()
 		if held != nil && !held.Before(until) || s.throttled.CompareAndSwap(held, &until) {
@@ -154,6 +158,7 @@ func (s *Source) logRenewal(e *entry, why Reason, o Outcome) {
 		"reason", why, "result", Result(o.Err), "took", o.Took,
 	}
 	switch {
+	case o.Err == nil && (why == reasonWrite || why == reasonResume):
 	case o.Err == nil:
 		s.log.Debug("token renewed", append(attrs, "via", o.Via, "expiry", o.Expiry)...)
 	case errors.Is(o.Err, ErrAuthorizationRequired) && ErrorCode(o.Err) == "", failed.permanent && failed.attempts > 1:
@@ -205,7 +210,7 @@ func (s *Source) wake(e *entry) {
 	case s.single != nil && st != fresh && err == nil && !e.failure.permanent:
 		s.launch(s.life, e, ReasonAhead, nil, s.renew)
 	case e.unsaved.is && !now.Before(e.unsaved.next):
-		s.launch(s.life, e, ReasonWrite, nil, s.rewrite)
+		s.launch(s.life, e, reasonWrite, nil, s.rewrite)
 	default:
 		s.schedule(e, now)
 	}
@@ -243,7 +248,7 @@ func (s *Source) renew(ctx context.Context, e *entry, f *flight) (*Token, string
 		return nil, "", refusal.err // and the store has nothing newer
 	}
 	t, via, err := s.obtain(ctx, e, f, cur)
-	if errors.Is(err, ErrRefused) {
+	if refusedForGood(err) {
 		// Another process may have been faster: then the refusal is of a refresh
 		// token that is no longer the one.
 		if stored, loadErr := s.load(ctx, e); loadErr == nil && newer(stored, cur) {

@@ -41,10 +41,11 @@ type Response struct {
 	ExpiryKind ExpiryKind
 	// ErrorWhen marks an answer as an error, whatever its status.
 	ErrorWhen []Predicate
-	// Permanent and Throttled say what an error means, before the defaults of
-	// [Response.classOf] do.
-	Permanent []Predicate
+	// Transient, Throttled and Permanent say what an error means, in this order
+	// and before the defaults of [Response.classOf] do.
+	Transient []Predicate
 	Throttled []Predicate
+	Permanent []Predicate
 }
 
 var (
@@ -241,6 +242,8 @@ var (
 func (r *Response) classOf(res *http.Response, doc any, code string) Class {
 	status := res.StatusCode
 	switch {
+	case AnyMatches(r.Transient, status, res.Header, doc):
+		return Transient
 	case AnyMatches(r.Throttled, status, res.Header, doc):
 		return Throttled
 	case AnyMatches(r.Permanent, status, res.Header, doc):

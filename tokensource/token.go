@@ -47,7 +47,9 @@ type Token struct {
 
 	generation uint64
 	header     [1]string
-	accepted   atomic.Bool
+	byCode     bool        // a person brought it
+	accepted   atomic.Bool // an API took it
+	orphan     atomic.Bool // its refresh token is refused for good
 }
 
 const bearerPrefix = "Bearer "
@@ -81,6 +83,10 @@ func (t *Token) Field(name string) (string, bool) {
 // Expiry is when the token dies; the zero time means never.
 func (t *Token) Expiry() time.Time { return t.expiry }
 
+// ByCode reports whether the token came for an authorization code, not by a
+// renewal: a person has just put right what was wrong before.
+func (t *Token) ByCode() bool { return t.byCode }
+
 // Generation counts the renewals of the stored token, from 1.
 func (t *Token) Generation() uint64 { return t.generation }
 
@@ -89,6 +95,7 @@ func (t *Token) withGeneration(n uint64) *Token {
 	c := newToken(t.AccessToken(), t.refresh)
 	c.tokenType, c.fields, c.generation = t.tokenType, t.fields, n
 	c.issued, c.due, c.expiry = t.issued, t.due, t.expiry
+	c.byCode = t.byCode
 	c.accepted.Store(t.accepted.Load())
 	return c
 }

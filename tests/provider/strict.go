@@ -37,14 +37,6 @@ func (x *Exchange) wantPost() {
 	}
 }
 
-// wantHeader refuses an absent or wrong header, and one that is sent twice.
-func (x *Exchange) wantHeader(name, value string) {
-	got := x.R.Header.Values(name)
-	if len(got) != 1 || got[0] != value {
-		x.fault("header %s is missing, repeated or wrong", name)
-	}
-}
-
 // wantSomeHeader refuses an absent or empty header.
 func (x *Exchange) wantSomeHeader(name string) {
 	if x.R.Header.Get(name) == "" {

@@ -1,0 +1,112 @@
+package caddymodule
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource"
+)
+
+// grants issues tokens without a network.
+type grants struct{ tokensource.EndpointGrant }
+
+func (grants) Identity() []string { return nil }
+
+func (grants) Token(context.Context, tokensource.Vars) (*tokensource.Answer, error) {
+	return &tokensource.Answer{AccessToken: tokensource.NewSecret("tok"), Lifetime: time.Hour}, nil
+}
+
+func pooled(t *testing.T) *pooledSource {
+	t.Helper()
+	src, err := tokensource.New(tokensource.Config{Name: "a", Grant: &grants{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &pooledSource{Source: src, env: new(environments), live: &breakerSets{log: slog.New(slog.DiscardHandler)}}
+}
+
+// TestRetiredSourceServesItsRequests: on a reload Caddy does not wait for
+// requests, so the last of them closes the source that no config uses.
+func TestRetiredSourceServesItsRequests(t *testing.T) {
+	ps := pooled(t)
+	ps.users.Add(1)
+	if err := ps.Destruct(); err != nil || ps.closed.Load() {
+		t.Fatalf("closed %v, %v: want open for the request under way", ps.closed.Load(), err)
+	}
+	if _, err := ps.Token(t.Context(), tokensource.Key{}); err != nil {
+		t.Errorf("a request under way got %v", err)
+	}
+	ps.unuse()
+	for deadline := time.After(5 * time.Second); !ps.closed.Load(); {
+		select {
+		case <-deadline:
+			t.Fatal("the last request did not close the source")
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// TestEnvironmentOfAFailedReload: a config that only provisions does not get
+// the running one's sources to use its storage.
+func TestEnvironmentOfAFailedReload(t *testing.T) {
+	ps := pooled(t)
+	defer func() { _ = ps.close() }()
+	running, failing := &environment{log: slog.Default()}, &environment{log: slog.Default()}
+	ps.adopt(running)
+	ps.attach(running)
+	ps.adopt(failing)
+	if ps.env.current() != running {
+		t.Error("a config that may yet fail is in use")
+	}
+	ps.detach(failing)
+	if ps.env.current() != running {
+		t.Error("the running config's environment is gone")
+	}
+	next := &environment{log: slog.Default()}
+	ps.attach(next)
+	ps.detach(running)
+	if ps.env.current() != next {
+		t.Error("the new config's environment is not in use")
+	}
+}
+
+// TestBreakerAfterALogin: what a person has put right starts with a clean
+// slate, though the new token could be renewed too.
+func TestBreakerAfterALogin(t *testing.T) {
+	bs := newBreakers(tokensource.BreakerSettings{TripAfter: 1, OpenFor: time.Hour}, slog.New(slog.DiscardHandler))
+	k := tokensource.NewKey("ann")
+	old := testToken(t, "old")
+	done, err := bs.allow(k, old, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done(tokensource.Fails)
+	if _, err := bs.allow(k, testToken(t, "renewed"), true); err == nil {
+		t.Error("a renewed token passes an open breaker")
+	}
+	if _, err := bs.allow(k, codeToken(t), true); err != nil {
+		t.Errorf("a token that a person brought: %v", err)
+	}
+}
+
+// codeToken is a token that came for a code.
+func codeToken(t *testing.T) *tokensource.Token {
+	t.Helper()
+	src, err := tokensource.New(tokensource.Config{Name: "a", Grant: &codeGrants{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tok, err := src.Exchange(t.Context(), tokensource.Key{}, tokensource.Code{Code: tokensource.NewSecret("c")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tok
+}
+
+type codeGrants struct{ grants }
+
+func (codeGrants) Exchange(context.Context, tokensource.Vars, tokensource.Code) (*tokensource.Answer, error) {
+	return &tokensource.Answer{AccessToken: tokensource.NewSecret("new"), RefreshToken: tokensource.NewSecret("r"), Lifetime: time.Hour}, nil
+}
