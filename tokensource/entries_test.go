@@ -65,7 +65,6 @@ func TestNoTimerAfterClose(t *testing.T) {
 	_ = s.Close(ctx) // the flight goes on
 	close(g.issue)
 	<-f.done
-	s.flights.Wait()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.timer != nil && e.timer.Stop() {
