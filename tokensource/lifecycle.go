@@ -1,0 +1,105 @@
+package tokensource
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// What happens to a source as a whole: at the start, when settings are loaded
+// again, when its store is another one, at the end.
+
+// Resume lets a source without keys look for its token in the store, so that
+// it is renewed with no traffic at all from the start. It returns at once and
+// calls no provider before that token is due.
+func (s *Source) Resume() {
+	if s.single == nil || s.cfg.Store == nil {
+		return
+	}
+	e := s.single
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.tok == nil && e.flight == nil {
+		s.launch(s.life, e, reasonResume, nil, func(ctx context.Context, e *entry, _ *flight) (*Token, string, error) {
+			t, err := s.load(ctx, e)
+			return t, viaStore, err
+		})
+	}
+}
+
+// Reconsider forgets refusals that were remembered: what was wrong at the
+// provider may have been put right. It is for a reload of the settings.
+func (s *Source) Reconsider() {
+	s.each(func(e *entry) {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if e.failure.permanent && !errors.Is(e.failure.err, ErrAuthorizationRequired) {
+			e.failure = failure{}
+		}
+	})
+}
+
+// StoreChanged tells that the store is another one: the tokens are written to
+// it too, unless it has newer ones.
+func (s *Source) StoreChanged() {
+	now := time.Now()
+	s.each(func(e *entry) {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if e.tok != nil && !e.unsaved.is {
+			e.unsaved = unsaved{is: true, next: now}
+			if e.flight == nil {
+				s.schedule(e, now)
+			}
+		}
+	})
+}
+
+// Flush waits for the renewals in flight and writes what is not written yet.
+func (s *Source) Flush(ctx context.Context) error {
+	var errs []error
+	s.each(func(e *entry) {
+		e.mu.Lock()
+		f := e.flight
+		e.mu.Unlock()
+		if f != nil && f.wait(ctx) != nil {
+			errs = append(errs, fmt.Errorf("token source %s: a renewal was cut off: %w", s.cfg.Name, ctx.Err()))
+			return
+		}
+		e.mu.Lock()
+		unwritten := e.unsaved.is
+		e.mu.Unlock()
+		if !unwritten {
+			return
+		}
+		if _, _, err := s.rewrite(ctx, e, nil); err != nil {
+			errs = append(errs, fmt.Errorf("token source %s: a token was not stored: %w", s.cfg.Name, err))
+		}
+	})
+	return errors.Join(errs...)
+}
+
+// Close ends the source: timers stop and no renewal begins. A renewal in
+// flight is finished and written, no longer than ctx: a refresh token may
+// hang on its answer. What could not be written so far is tried once more.
+func (s *Source) Close(ctx context.Context) error {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	defer s.end()
+	s.each(func(e *entry) {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if e.timer != nil {
+			e.timer.Stop()
+		}
+	})
+	return s.Flush(ctx)
+}
+
+func (s *Source) isClosed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
+}
