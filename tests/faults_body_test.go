@@ -147,12 +147,14 @@ func TestFault22Continue(t *testing.T) {
 			s.p.Forget()
 			c := s.raw(t)
 			c.send(t, "POST /things HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n", s.address, len(body))
-			line, err := textproto.NewReader(c.in).ReadLine()
+			interim := textproto.NewReader(c.in)
+			line, err := interim.ReadLine()
 			if err != nil || !strings.HasPrefix(line, "HTTP/1.1 100") {
 				t.Fatalf("no interim answer: %q, %v", line, err)
 			}
-			if line, err = textproto.NewReader(c.in).ReadLine(); err != nil || line != "" {
-				t.Fatalf("the interim answer goes on: %q, %v", line, err)
+			// Caddy's own 100 has no header, one of the API's that it passes on has: which comes first is chance
+			if _, err := interim.ReadMIMEHeader(); err != nil {
+				t.Fatalf("the interim answer does not end: %v", err)
 			}
 			c.send(t, "%s", body)
 			if e := c.answer(t).wantOK(t); e.SHA256 != sum(body) {
