@@ -125,6 +125,9 @@ func TestFault5PageKeepsTheToken(t *testing.T) {
 func wantRefreshed(t *testing.T, s *sidecar) {
 	t.Helper()
 	for _, call := range s.p.TokenCalls() {
+		if call.Status == 0 {
+			continue // under way: not read yet
+		}
 		if call.GrantType != "refresh_token" {
 			t.Errorf("a %s call: the refresh token was lost", call.GrantType)
 		}
