@@ -147,7 +147,7 @@ func TestClientAuthThatFails(t *testing.T) {
 	if _, err := call(ep); err == nil {
 		t.Error("a template with an unknown variable was sent")
 	}
-	if len(w.requests) > 0 {
+	if w.count() > 0 {
 		t.Errorf("sent %v", w.requests)
 	}
 }

@@ -29,8 +29,8 @@ func TestBearerIsRenewed(t *testing.T) {
 		want(t, ep.Bearer, noKey, "granted-1")
 		time.Sleep(10 * time.Second)
 		mustCall(t, ep)
-		if len(w.requests) != 2 || g.calls() != 2 {
-			t.Errorf("%d calls with %d client tokens, want 2 with 2", len(w.requests), g.calls())
+		if w.count() != 2 || g.calls() != 2 {
+			t.Errorf("%d calls with %d client tokens, want 2 with 2", w.count(), g.calls())
 		}
 	})
 }
@@ -41,8 +41,8 @@ func TestBearerIsRenewedOnce(t *testing.T) {
 		g, ep := chained(t, w)
 		want(t, ep.Bearer, noKey, "granted-1")
 		time.Sleep(10 * time.Second)
-		if ee := mustFail(t, ep); ee.Status != 401 || len(w.requests) != 2 || g.calls() != 2 {
-			t.Errorf("%v after %d calls with %d client tokens, want 401 after 2 with 2", ee, len(w.requests), g.calls())
+		if ee := mustFail(t, ep); ee.Status != 401 || w.count() != 2 || g.calls() != 2 {
+			t.Errorf("%v after %d calls with %d client tokens, want 401 after 2 with 2", ee, w.count(), g.calls())
 		}
 	})
 }
@@ -53,7 +53,7 @@ func TestBearerThatIsRefusedForAWhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &wire{}
 		w.respond = func(*http.Request) (*http.Response, error) {
-			if len(w.requests) <= 2 { // a new client token takes its time to spread
+			if w.count() <= 2 { // a new client token takes its time to spread
 				return respond(401, "", ""), nil
 			}
 			return respond(200, "application/json", `{"access_token":"user"}`), nil
@@ -153,13 +153,13 @@ func TestIdentity(t *testing.T) {
 			}
 			want(t, newSource(t, tokensource.Config{Store: store, Grant: grant()}), noKey, "tok")
 			want(t, newSource(t, tokensource.Config{Store: store, Grant: grant()}), noKey, "tok")
-			if len(w.requests) != 1 {
-				t.Fatalf("%d token calls for the same settings, want 1", len(w.requests))
+			if w.count() != 1 {
+				t.Fatalf("%d token calls for the same settings, want 1", w.count())
 			}
 			changed := grant()
 			edit(changed)
 			want(t, newSource(t, tokensource.Config{Store: store, Grant: changed}), noKey, "tok")
-			if len(w.requests) != 2 {
+			if w.count() != 2 {
 				t.Errorf("with another %s the old token was taken", name)
 			}
 		})

@@ -117,8 +117,8 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 		ep.Client = tokensource.Client{ID: lit("id"), Secret: lit("canary")}
 		ep.Auth = tokensource.ClientSecretPost
 		ee := mustFail(t, ep)
-		if len(w.requests) != 1 {
-			t.Errorf("%d: followed to %s", status, w.requests[len(w.requests)-1].url)
+		if w.count() != 1 {
+			t.Errorf("%d: followed to %s", status, w.requests[w.count()-1].url)
 		}
 		if ee.Status != status || ee.Class != tokensource.Transient || strings.Contains(ee.Error(), "evil") {
 			t.Errorf("%d: %v", status, ee)

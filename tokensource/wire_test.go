@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
@@ -16,6 +17,7 @@ type wire struct {
 	requests []sentRequest
 	// respond answers; nil: a good answer.
 	respond func(r *http.Request) (*http.Response, error)
+	mu      sync.Mutex // guards requests
 }
 
 type sentRequest struct {
@@ -32,18 +34,27 @@ func (w *wire) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		sent.body = string(b)
 	}
+	w.mu.Lock()
 	w.requests = append(w.requests, sent)
+	w.mu.Unlock()
 	if w.respond == nil {
 		return respond(200, "application/json", `{"access_token":"tok","expires_in":3600}`), nil
 	}
 	return w.respond(r)
 }
 
+// count returns how many requests were sent. A timer may be sending another.
+func (w *wire) count() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.requests)
+}
+
 // last returns the one request that was sent.
 func (w *wire) last(t *testing.T) sentRequest {
 	t.Helper()
-	if len(w.requests) != 1 {
-		t.Fatalf("%d requests, want 1", len(w.requests))
+	if n := w.count(); n != 1 {
+		t.Fatalf("%d requests, want 1", n)
 	}
 	return w.requests[0]
 }
