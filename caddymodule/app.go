@@ -132,6 +132,27 @@ func (a *App) source(name string) (*pooledSource, *TokenSource, error) {
 	return src, a.Sources[name], err
 }
 
+// findSource finds the source that a module names, and how its key is read
+// from a request. within is the module, for errors.
+func findSource(ctx caddy.Context, within, name string, o *Origin) (*pooledSource, keyReader, error) {
+	if name == "" {
+		return nil, keyReader{}, o.errorf("", "%s: source is required: expected a token_source's name", within)
+	}
+	app, err := ctx.App(appName)
+	if err != nil {
+		return nil, keyReader{}, o.errorf("", "%s %s: %w", within, name, err)
+	}
+	src, settings, err := app.(*App).source(name)
+	if err != nil {
+		return nil, keyReader{}, o.errorf("", "%s: %w", within, err)
+	}
+	keys, err := newKeyReader(settings.Keys)
+	if err != nil {
+		return nil, keyReader{}, settings.Origin.errorf("key", "token_source %s: %w", name, err)
+	}
+	return src, keys, nil
+}
+
 func (a *App) noSuchSource(name string) error {
 	if len(a.Sources) == 0 {
 		return fmt.Errorf("no token_source %q: expected one to be defined in the global options", name)

@@ -29,7 +29,8 @@ func init() {
 //     bound to the browser, and PKCE with S256.
 //   - GET callback takes them back, exchanges the code and shows a fixed page.
 //   - POST code takes a code that the app received itself, as the form field
-//     code, for the key in the request's headers. The code is sent once.
+//     code, for the key in the request's headers. One that was taken or refused
+//     is not sent again.
 //
 // Only callers that a bearer transport would serve may POST. The access log
 // leaves these requests out: they carry codes.
@@ -66,23 +67,12 @@ func (*TokenLogin) CaddyModule() caddy.ModuleInfo {
 // Provision finds the source.
 func (tl *TokenLogin) Provision(ctx caddy.Context) error {
 	tl.log = ctx.Logger()
-	if tl.Source == "" {
-		return tl.Origin.errorf("", "token_login: source is required: expected a token_source's name")
+	var err error
+	if tl.source, tl.keys, err = findSource(ctx, "token_login", tl.Source, tl.Origin); err != nil {
+		return err
 	}
-	app, err := ctx.App(appName)
-	if err != nil {
-		return tl.Origin.errorf("", "token_login %s: %w", tl.Source, err)
-	}
-	src, settings, err := app.(*App).source(tl.Source)
-	if err != nil {
-		return tl.Origin.errorf("", "token_login: %w", err)
-	}
-	if src.GrantType() != "authorization_code" {
-		return tl.Origin.errorf("", "token_login %s: its grant is %s: expected authorization_code", tl.Source, src.GrantType())
-	}
-	tl.source = src
-	if tl.keys, err = newKeyReader(settings.Keys); err != nil {
-		return settings.Origin.errorf("key", "token_source %s: %w", tl.Source, err)
+	if grant := tl.source.GrantType(); grant != "authorization_code" {
+		return tl.Origin.errorf("", "token_login %s: its grant is %s: expected authorization_code", tl.Source, grant)
 	}
 	if tl.callers, err = newCallerCheck(tl.Callers, tl.Hosts); err != nil {
 		return tl.Origin.errorf("callers", "%w", err)

@@ -26,7 +26,7 @@ type resolver struct {
 	sum      hash.Hash
 }
 
-// errRequestPlaceholder explains the one place where requests may be read.
+// requestPlaceholderHelp names the one place where requests may be read.
 const requestPlaceholderHelp = "requests are read by `key` alone: write `key NAME {%s}` in the token_source, and {key.NAME} here"
 
 // template resolves {env.*}, {file.*} and Caddy's other global placeholders

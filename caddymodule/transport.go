@@ -101,7 +101,8 @@ const (
 // Provision sets up t.
 func (t *Transport) Provision(ctx caddy.Context) error {
 	t.log = ctx.Logger()
-	if err := t.takeSource(ctx); err != nil {
+	var err error
+	if t.source, t.keys, err = findSource(ctx, "transport bearer", t.Source, t.Origin); err != nil {
 		return err
 	}
 	for _, step := range []func(caddy.Context) error{
@@ -130,26 +131,6 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 		t.Compression = new(bool)
 	}
 	return t.HTTPTransport.Provision(ctx)
-}
-
-// takeSource finds the source, and how its key is read from a request.
-func (t *Transport) takeSource(ctx caddy.Context) error {
-	if t.Source == "" {
-		return t.Origin.errorf("", "transport bearer: source is required: expected a token_source's name")
-	}
-	app, err := ctx.App(appName)
-	if err != nil {
-		return t.Origin.errorf("", "transport bearer %s: %w", t.Source, err)
-	}
-	src, settings, err := app.(*App).source(t.Source)
-	if err != nil {
-		return t.Origin.errorf("", "transport bearer: %w", err)
-	}
-	t.source = src
-	if t.keys, err = newKeyReader(settings.Keys); err != nil {
-		return settings.Origin.errorf("key", "token_source %s: %w", t.Source, err)
-	}
-	return nil
 }
 
 func (t *Transport) provisionInjection(caddy.Context) (err error) {

@@ -87,18 +87,29 @@ func (s *Source) mayTry(e *entry, now time.Time) (time.Duration, error) {
 
 var errThrottled = fmt.Errorf("the token endpoint asked for fewer calls: %w", ErrUnavailable)
 
+// lock locks an entry, or the one that has taken its place since it was
+// evicted.
+func (s *Source) lock(ctx context.Context, e *entry) (*entry, error) {
+	for {
+		e.mu.Lock()
+		if !e.evicted {
+			return e, nil
+		}
+		e.mu.Unlock()
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		e = s.entry(e.key, time.Now())
+	}
+}
+
 // await is Token's slow path: the token is due, expired, refused or missing.
 func (s *Source) await(ctx context.Context, e *entry) (*Token, error) {
 	giveUp := time.Now().Add(s.cfg.Patience)
 	for {
-		e.mu.Lock()
-		if e.evicted {
-			e.mu.Unlock()
-			if err := ctx.Err(); err != nil {
-				return nil, err
-			}
-			e = s.entry(e.key, time.Now())
-			continue
+		var err error
+		if e, err = s.lock(ctx, e); err != nil {
+			return nil, err
 		}
 		now := time.Now()
 		t, f := e.tok, e.flight
@@ -168,16 +179,11 @@ func (s *Source) Renew(ctx context.Context, k Key, refused *Token) (*Token, erro
 	e := s.entry(k, time.Now())
 	giveUp := time.Now().Add(s.cfg.Patience)
 	for {
-		e.mu.Lock()
-		now := time.Now()
-		if e.evicted {
-			e.mu.Unlock()
-			if err := ctx.Err(); err != nil {
-				return nil, err
-			}
-			e = s.entry(k, now)
-			continue
+		var err error
+		if e, err = s.lock(ctx, e); err != nil {
+			return nil, err
 		}
+		now := time.Now()
 		if e.tok == nil || e.tok.AccessToken() != refused.AccessToken() {
 			e.mu.Unlock()
 			return s.Token(ctx, k)
@@ -242,14 +248,9 @@ func (s *Source) Exchange(ctx context.Context, k Key, c Code) (*Token, error) {
 	sum := sha256.Sum256([]byte(c.Code.Reveal()))
 	e := s.entry(k, time.Now())
 	for {
-		e.mu.Lock()
-		if e.evicted {
-			e.mu.Unlock()
-			if err := ctx.Err(); err != nil {
-				return nil, err
-			}
-			e = s.entry(k, time.Now())
-			continue
+		var err error
+		if e, err = s.lock(ctx, e); err != nil {
+			return nil, err
 		}
 		if e.flight != nil { // one at a time; a first look into the store counts too
 			f := e.flight
