@@ -184,8 +184,8 @@ func (es *environments) Load(ctx context.Context, key string) ([]byte, error) {
 	return env.storage.Load(ctx, storagePrefix+key+".json")
 }
 
-// Save implements tokensource.Store.
-func (es *environments) Save(ctx context.Context, key string, value []byte) error {
+// Swap implements tokensource.Store.
+func (es *environments) Swap(ctx context.Context, key string, _, value []byte) error {
 	env := es.current()
 	if env == nil {
 		return tokensource.ErrClosed

@@ -1,6 +1,7 @@
 package tokensource_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -119,12 +120,15 @@ func (m *memStore) Load(_ context.Context, key string) ([]byte, error) {
 	return b, nil
 }
 
-func (m *memStore) Save(ctx context.Context, key string, value []byte) error {
+func (m *memStore) Swap(ctx context.Context, key string, old, value []byte) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.saves++
 	if err := errors.Join(ctx.Err(), m.saveErr); err != nil {
 		return err
+	}
+	if !bytes.Equal(m.records[key], old) {
+		return tokensource.ErrConflict
 	}
 	if m.onSave != nil {
 		m.onSave(key)
