@@ -83,8 +83,7 @@ const (
 func (b *Breaker) Allow(probeDeadline time.Duration) (done func(Verdict), err error) {
 	report, err := b.cb.Allow()
 	if err != nil {
-		after := time.Until(time.Unix(0, b.openUntil.Load()))
-		return nil, &delayedError{ErrBreakerOpen, min(max(after, time.Second), b.openFor)}
+		return nil, b.refusal()
 	}
 	var reported atomic.Bool
 	once := func(err error) {
@@ -109,6 +108,20 @@ func (b *Breaker) Allow(probeDeadline time.Duration) (done func(Verdict), err er
 			once(errNeutral)
 		}
 	}, nil
+}
+
+// Refuses returns the error that Allow would return, and nil if it may let the
+// call through.
+func (b *Breaker) Refuses() error {
+	if b.State() == BreakerOpen {
+		return b.refusal()
+	}
+	return nil
+}
+
+func (b *Breaker) refusal() error {
+	after := time.Until(time.Unix(0, b.openUntil.Load()))
+	return &delayedError{ErrBreakerOpen, min(max(after, time.Second), b.openFor)}
 }
 
 // State returns the breaker's state now.

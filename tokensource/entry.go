@@ -30,19 +30,27 @@ type entry struct {
 	evicted bool
 
 	deadRefresh string            // a refresh token that was refused
+	lost        bool              // and only a person can bring the next
 	setAside    [sha256.Size]byte // of the damaged record that was set aside
+	lastIntent  string            // the last intent of this entry's own
 }
 
 // flight is one renewal, shared by all who wait for it.
 type flight struct {
 	done   chan struct{} // closed at the end, after tok and err are set
+	why    Reason
 	tok    *Token
 	err    error
 	forced *Token // the token that the API refused, if one did
 	aside  bool   // it obtains nothing: it only writes, or only reads, the store
-	// unsettled: the store could not be read, see errUnsettled. The flight's own.
+
+	// The flight's own:
+
+	lease *lease // the right to renew, among processes; nil: none is needed
+	// unsettled: the store could not be read, see errUnsettled.
 	unsettled bool
-	code      bool // it exchanges a code; the flight's own
+	code      bool // it exchanges a code
+	noSeed    bool // the seed is known to be refused for good
 }
 
 // unsaved is the state of a token that the store has not taken yet.
@@ -231,8 +239,12 @@ func (s *Source) mayForce(e *entry, now time.Time) (time.Duration, error) {
 	if wait, err := s.mayTry(e, now); err != nil {
 		return wait, err
 	}
-	if next := e.renewed.Add(s.cfg.MinInterval); now.Before(next) {
-		return next.Sub(now), ErrTooSoon
+	last := e.renewed
+	if e.tok != nil && e.tok.issued.After(last) {
+		last = e.tok.issued // by another process: the provider is one for all
+	}
+	if next := last.Add(s.cfg.MinInterval); now.Before(next) {
+		return min(next.Sub(now), s.cfg.MinInterval), ErrTooSoon
 	}
 	return 0, nil
 }

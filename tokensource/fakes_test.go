@@ -99,9 +99,11 @@ type memStore struct {
 	records map[string][]byte
 	loadErr error
 	saveErr error
-	onSave  func(key string)
-	saves   int
-	loads   int
+	// failFrom, if not 0, is the write that fails first, counted from now.
+	failFrom int
+	onSave   func(key string)
+	saves    int
+	loads    int
 }
 
 func newMemStore() *memStore { return &memStore{records: map[string][]byte{}} }
@@ -127,6 +129,12 @@ func (m *memStore) Swap(ctx context.Context, key string, old, value []byte) erro
 	if err := errors.Join(ctx.Err(), m.saveErr); err != nil {
 		return err
 	}
+	if m.failFrom > 0 {
+		if m.failFrom--; m.failFrom == 0 {
+			m.saveErr = errDisk
+			return errDisk
+		}
+	}
 	if !bytes.Equal(m.records[key], old) {
 		return tokensource.ErrConflict
 	}
@@ -142,6 +150,13 @@ func (m *memStore) fail(load, save error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.loadErr, m.saveErr = load, save
+}
+
+// failNth makes the n-th write from now fail, and those after it.
+func (m *memStore) failNth(n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.failFrom = n
 }
 
 // only returns the one record there is, and its key.

@@ -21,9 +21,15 @@ func (s *Source) Resume() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.tok == nil && e.flight == nil {
-		s.launch(s.life, e, reasonResume, nil, func(ctx context.Context, e *entry, _ *flight) (*Token, string, error) {
-			t, err := s.load(ctx, e)
-			return t, viaStore, err
+		s.launch(s.life, e, reasonResume, nil, func(ctx context.Context, e *entry, f *flight) (*Token, string, error) {
+			st, err := s.read(ctx, e)
+			if err != nil {
+				return nil, "", err
+			}
+			if st.token == nil && st.rec.Intent != nil { // the very first call was cut off
+				return s.renew(ctx, e, f)
+			}
+			return st.token, viaStore, nil
 		})
 	}
 }

@@ -13,6 +13,12 @@ type Observer interface {
 	// make calls with. The context that it returns, made of ctx, goes to the
 	// token calls; the function is called once, at the end.
 	Renewing(ctx, cause context.Context, r Renewal) (context.Context, func(Outcome))
+	// Lost is called when a refresh token turns out to be refused for good: a
+	// person must authorize again. key is the hash that logs show.
+	Lost(source, key string, err error)
+	// Store is called when the source's store begins to fail, and with nil when
+	// it works again.
+	Store(source string, err error)
 }
 
 // Reason is why a renewal runs.
@@ -57,3 +63,6 @@ type noObserver struct{}
 func (noObserver) Renewing(ctx, _ context.Context, _ Renewal) (context.Context, func(Outcome)) {
 	return ctx, func(Outcome) {}
 }
+
+func (noObserver) Lost(string, string, error) {}
+func (noObserver) Store(string, error)        {}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 )
 
@@ -11,8 +12,8 @@ import (
 func (s *Source) obtain(ctx context.Context, e *entry, f *flight, cur *Token) (*Token, string, error) {
 	v := Vars{s.cfg.KeyNames, e.key}
 	g := s.cfg.Grant
-	if refresh := s.refreshToken(e, cur); !refresh.Empty() {
-		a, err := s.guarded(func() (*Answer, error) { return g.Refresh(ctx, v, refresh) })
+	if refresh := s.refreshToken(e, f, cur); !refresh.Empty() {
+		a, err := s.guarded(ctx, f, func() (*Answer, error) { return g.Refresh(ctx, v, refresh) })
 		if err == nil {
 			if a.RefreshToken.Empty() { // RFC 6749, section 6: the old one stays good
 				a.RefreshToken = refresh
@@ -21,19 +22,19 @@ func (s *Source) obtain(ctx context.Context, e *entry, f *flight, cur *Token) (*
 			return t, viaRefresh, err
 		}
 		if !s.grantInstead(e, err, cur, refresh) {
-			if refusedForGood(err) && g.NeedsPerson() {
+			if g.NeedsPerson() && grantRefused(err, f.lease.inDoubt()) {
 				if cur != nil {
 					cur.orphan.Store(true)
 				}
-				err = fmt.Errorf("%w: %w", ErrAuthorizationRequired, err)
+				err = fmt.Errorf("%w: %w", errLost, err)
 			}
 			return nil, "", err
 		}
 	}
 	if g.NeedsPerson() {
-		return nil, "", ErrAuthorizationRequired
+		return nil, "", personNeeded(f, cur)
 	}
-	a, err := s.guarded(func() (*Answer, error) { return g.Token(ctx, v) })
+	a, err := s.guarded(ctx, f, func() (*Answer, error) { return g.Token(ctx, v) })
 	if err != nil {
 		return nil, "", err
 	}
@@ -41,14 +42,22 @@ func (s *Source) obtain(ctx context.Context, e *entry, f *flight, cur *Token) (*
 	return t, viaGrant, err
 }
 
+// errLost: there was a refresh token, and it is refused for good.
+var errLost = fmt.Errorf("the refresh token is no good any more: %w", ErrAuthorizationRequired)
+
 // refreshToken returns the refresh token to use, empty if there is none that
 // is any good.
-func (s *Source) refreshToken(e *entry, cur *Token) Secret {
-	if !s.cfg.Grant.CanRefresh() {
+func (s *Source) refreshToken(e *entry, f *flight, cur *Token) Secret {
+	g := s.cfg.Grant
+	// Without a store nobody knows who else may be sending it.
+	if !g.CanRefresh() || f.noSeed || (f.unsettled && !g.NeedsPerson()) {
 		return Secret{}
 	}
-	refresh := s.cfg.Grant.Seed()
+	refresh := g.Seed()
 	if cur != nil && cur.refresh != "" {
+		if cur.orphan.Load() {
+			return Secret{}
+		}
 		refresh = NewSecret(cur.refresh)
 	}
 	e.mu.Lock()
@@ -79,9 +88,13 @@ func (s *Source) grantInstead(e *entry, err error, cur *Token, refresh Secret) b
 // guarded makes a token call under the endpoint's breaker. The breaker judges
 // the endpoint and the client; what one user's refresh token or code is worth
 // says nothing about them.
-func (s *Source) guarded(call func() (*Answer, error)) (a *Answer, err error) {
+func (s *Source) guarded(ctx context.Context, f *flight, call func() (*Answer, error)) (a *Answer, err error) {
 	done, err := s.breaker.Allow(s.cfg.RenewalTimeout)
 	if err != nil {
+		return nil, err
+	}
+	if err := f.lease.ensure(ctx); err != nil {
+		done(Neutral)
 		return nil, err
 	}
 	verdict := Fails // also of a panic
@@ -106,6 +119,27 @@ func (s *Source) guarded(call func() (*Answer, error)) (a *Answer, err error) {
 func refusedForGood(err error) bool {
 	var chained *chainError
 	return errors.Is(err, ErrRefused) && !errors.As(err, &chained)
+}
+
+// grantRefused reports whether an error says that the refresh token is no good,
+// for good, and not that the client or the request is at fault: that is mended
+// in the settings. Servers tell a used refresh token in many ways
+// (unauthorized_client, invalid_request): where it may have been used, any
+// refusal of it counts.
+func grantRefused(err error, doubt bool) bool {
+	var ee *EndpointError
+	if !refusedForGood(err) || !errors.As(err, &ee) {
+		return false
+	}
+	switch ee.Code {
+	case "invalid_client":
+		return false
+	case "unauthorized_client", "unsupported_grant_type", "invalid_request", "invalid_scope":
+		return doubt
+	case "":
+		return ee.Status != http.StatusUnauthorized || doubt
+	}
+	return true
 }
 
 func judge(err error) Verdict {
@@ -145,7 +179,7 @@ func (s *Source) take(ctx context.Context, e *entry, f *flight, cur *Token, a *A
 	if f.unsettled {
 		err = errUnsettled
 	} else {
-		err = s.save(ctx, e, t)
+		t, err = s.store(ctx, e, f, t)
 	}
 	e.mu.Lock()
 	e.unsaved = unsaved{is: err != nil, unsettled: f.unsettled, next: time.Now().Add(backoffBase)}
@@ -161,50 +195,110 @@ func (s *Source) take(ctx context.Context, e *entry, f *flight, cur *Token, a *A
 // of is known only when it is written.
 var errUnsettled = errors.New("the store could not be read before")
 
+// store writes a token over the intent of the renewal that brought it. The end
+// of ctx does not cut it off: by then the provider has given the token, and
+// may give no other. If somebody else has stored one meanwhile, that one is
+// returned, unless ours is what a person brought just now.
+func (s *Source) store(ctx context.Context, e *entry, f *flight, t *Token) (*Token, error) {
+	if s.cfg.Store == nil {
+		return t, nil
+	}
+	ctx = context.WithoutCancel(ctx)
+	at := s.stamp()
+	old, known := f.lease.end()
+	for range maxConflicts {
+		if known {
+			rec := record{Renewed: &at}
+			rec.put(t)
+			if _, err := s.write(ctx, e, old, &rec); !errors.Is(err, ErrConflict) {
+				return t, err
+			}
+		}
+		st, err := s.read(ctx, e)
+		switch {
+		case err != nil:
+			return t, err
+		case f.code && st.rec.Generation >= t.generation:
+			t = t.withGeneration(st.rec.Generation + 1)
+		case st.token != nil && st.rec.Generation >= t.generation:
+			if st.token.AccessToken() != t.AccessToken() {
+				s.log.Warn("another process has stored a newer token meanwhile: it is used", "source", s.cfg.Name, "key", e.key.String(),
+					"generation", st.rec.Generation, "by", st.rec.by())
+			}
+			return st.token, nil
+		}
+		old, known = st.raw, true
+	}
+	return t, errConflicts
+}
+
+// maxConflicts bounds the writes that meet somebody else's.
+const maxConflicts = 50
+
+var errConflicts = &storeError{fmt.Errorf("%d times in a row: %w", maxConflicts, ErrConflict)}
+
 // rewrite writes a token that the store did not take before. If another
 // process has written a newer one meanwhile, that one is taken instead.
 func (s *Source) rewrite(ctx context.Context, e *entry, _ *flight) (*Token, string, error) {
 	e.mu.Lock()
 	cur, state := e.tok, e.unsaved
 	e.mu.Unlock()
-	stored, err := s.load(ctx, e)
-	switch {
-	case err != nil:
-		return nil, "", fmt.Errorf("%w: %w", ErrUnavailable, err)
-	case state.unsettled && stored != nil && stored.generation >= cur.generation:
-		cur = cur.withGeneration(stored.generation + 1)
-	case newer(stored, cur), stored != nil && stored.generation == cur.generation && stored.AccessToken() != cur.AccessToken():
-		cur = stored // somebody else got there first
-	}
-	if cur != stored {
-		if err := s.save(ctx, e, cur); err != nil {
-			return nil, "", fmt.Errorf("%w: %w", ErrUnavailable, err)
+	at := s.stamp()
+	for range maxConflicts {
+		st, err := s.read(ctx, e)
+		if err != nil {
+			return nil, "", err
 		}
+		same := st.token != nil && st.rec.Generation == cur.generation && st.token.AccessToken() == cur.AccessToken()
+		switch {
+		case same: // written, perhaps, but not known to be durable
+		case state.unsettled && st.rec.Generation >= cur.generation:
+			cur = cur.withGeneration(st.rec.Generation + 1)
+		case st.token != nil && st.rec.Generation >= cur.generation:
+			s.settle(e)
+			return st.token, viaStore, nil // somebody else got there first
+		}
+		rec := record{Renewed: &at}
+		rec.put(cur)
+		_, err = s.write(context.WithoutCancel(ctx), e, st.raw, &rec)
+		switch {
+		case errors.Is(err, ErrConflict):
+			continue
+		case err != nil:
+			return nil, "", err
+		}
+		s.settle(e)
+		return cur, viaStore, nil
 	}
-	e.mu.Lock()
-	e.unsaved = unsaved{}
-	e.mu.Unlock()
-	return cur, viaStore, nil
+	return nil, "", errConflicts
 }
 
-// exchange is the renewal by an authorization code.
+// settle notes that the token is stored.
+func (s *Source) settle(e *entry) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.unsaved = unsaved{}
+}
+
+// exchange is the renewal by an authorization code. It waits for nobody: what
+// a person brought last is what holds, and a renewal elsewhere finds it.
 func (s *Source) exchange(ctx context.Context, g CodeGrant, e *entry, f *flight, c Code, sum [32]byte) (*Token, string, error) {
 	e.mu.Lock()
 	cur := e.tok
 	e.mu.Unlock()
-	stored, err := s.load(ctx, e) // the generation goes on where the stored one is
+	stored, err := s.read(ctx, e) // the generation goes on where the stored one is
 	switch {
-	case errors.Is(err, errNewerRecord):
+	case errors.Is(err, errUnreadable):
 		return nil, "", fmt.Errorf("%w: %w", ErrRefused, err)
 	case err != nil:
 		// The person is here now: their code is not refused over a store.
 		s.log.Warn("token store not readable; going on without it", "source", s.cfg.Name, "error", err)
 		f.unsettled = true
-	case newer(stored, cur):
-		cur = stored
+	case newer(stored.token, cur):
+		cur = stored.token
 	}
 	f.code = true
-	a, err := s.guarded(func() (*Answer, error) { return g.Exchange(ctx, Vars{s.cfg.KeyNames, e.key}, c) })
+	a, err := s.guarded(ctx, f, func() (*Answer, error) { return g.Exchange(ctx, Vars{s.cfg.KeyNames, e.key}, c) })
 	var t *Token
 	if err == nil {
 		t, err = s.take(ctx, e, f, cur, a)

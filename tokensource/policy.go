@@ -119,6 +119,20 @@ const (
 	retryAfterMax = 5 * time.Minute
 )
 
+// storeRetryMax: a store is this side's own, and needs no courtesy; when it is
+// back, requests may be waiting.
+const storeRetryMax = 2 * time.Second
+
+// writeAgainAfter returns how long to wait before a token that the store did
+// not take is written again. While its refresh token is not stored, others may
+// take this process for dead, and send the one before it: so often.
+func writeAgainAfter(t *Token, attempt int, random float64) time.Duration {
+	if t != nil && t.refresh != "" {
+		return backoffBase/2 + time.Duration(random*float64(backoffBase/2))
+	}
+	return retryAfter(0, attempt, random)
+}
+
 // retryAfter returns how long to wait after the attempt-th failure in a row
 // (from 1): what the provider asks for, or exponential back-off with full
 // jitter, for a random number of [0, 1).

@@ -15,7 +15,7 @@ func withWall(now time.Time, by time.Duration) time.Time {
 }
 
 // stored is a time as it comes from a record: no monotonic reading.
-func stored(at time.Time) time.Time { return at.Round(0) }
+func fromStore(at time.Time) time.Time { return at.Round(0) }
 
 func TestWithWall(t *testing.T) {
 	now := time.Now()
@@ -36,13 +36,13 @@ func TestBefore(t *testing.T) {
 		"ahead":                       {now, in, true},
 		"passed":                      {now, ago, false},
 		"the moment itself":           {now, now, false},
-		"ahead, from the store":       {now, stored(in), true},
-		"passed, from the store":      {now, stored(ago), false},
+		"ahead, from the store":       {now, fromStore(in), true},
+		"passed, from the store":      {now, fromStore(ago), false},
 		"the wall clock jumped ahead": {withWall(now, time.Hour), in, false},
 		"the wall clock jumped back":  {withWall(now, -time.Hour), in, true},
 		"jumped back past the moment": {withWall(now, -2*time.Minute), ago, false},
-		"both without monotonic":      {stored(now), stored(ago), false},
-		"jumped back, from the store": {withWall(now, -2*time.Minute), stored(ago), true},
+		"both without monotonic":      {fromStore(now), fromStore(ago), false},
+		"jumped back, from the store": {withWall(now, -2*time.Minute), fromStore(ago), true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := before(c.now, c.moment); got != c.want {
@@ -69,7 +69,7 @@ func TestStateAt(t *testing.T) {
 		"for ever":                {token(never, never), fresh},
 		"never due but expires":   {token(never, now.Add(-1)), fresh},
 		"due for ever":            {token(now.Add(-1), never), due},
-		"from the store, due":     {token(stored(now.Add(-1)), stored(now.Add(time.Hour))), due},
+		"from the store, due":     {token(fromStore(now.Add(-1)), fromStore(now.Add(time.Hour))), due},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := stateAt(now, c.token); got != c.want {

@@ -28,7 +28,7 @@ func (s *Source) launch(cause context.Context, e *entry, why Reason, forced *Tok
 	if s.closed {
 		return nil
 	}
-	f := &flight{done: make(chan struct{}), forced: forced, aside: why == reasonWrite || why == reasonResume}
+	f := &flight{done: make(chan struct{}), why: why, forced: forced, aside: why == reasonWrite || why == reasonResume}
 	e.flight = f
 	go s.fly(cause, e, f, why, how)
 	return f
@@ -56,7 +56,10 @@ func (s *Source) fly(cause context.Context, e *entry, f *flight, why Reason, how
 		}()
 		t, via, err = how(ctx, e, f)
 	}()
-	err = s.land(e, f, t, via, err, why)
+	if errors.Is(err, errPanicked) {
+		f.lease.release(ctx, err)
+	}
+	lost, err := s.land(e, f, t, via, err, why)
 	o := Outcome{Via: via, Err: err, Took: time.Since(start)}
 	if err == nil && t != nil {
 		o.Expiry = t.expiry
@@ -64,15 +67,24 @@ func (s *Source) fly(cause context.Context, e *entry, f *flight, why Reason, how
 	finished(o)
 	close(f.done)
 	s.logRenewal(e, why, o)
+	if lost {
+		s.log.Error("a person must authorize again: the refresh token is refused for good", "source", s.cfg.Name, "key", e.key.String(), "error", err)
+		s.cfg.Observer.Lost(s.cfg.Name, e.key.String(), err)
+	}
 }
 
 var errPanicked = fmt.Errorf("the renewal panicked: %w", ErrUnavailable)
 
-// land publishes the outcome and returns its error.
-func (s *Source) land(e *entry, f *flight, t *Token, via string, err error, why Reason) error {
+// land publishes the outcome and returns its error, and whether it is new that
+// the refresh token is lost.
+func (s *Source) land(e *entry, f *flight, t *Token, via string, err error, why Reason) (lost bool, _ error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := time.Now()
+	defer func() {
+		is := errors.Is(err, errLost) || (e.lost && err != nil) || (t != nil && t.orphan.Load() && s.cfg.Grant.NeedsPerson())
+		lost, e.lost = is && !e.lost, is
+	}()
 	if err == nil && f.forced != nil && t.AccessToken() == f.forced.AccessToken() {
 		err = ErrSameToken
 	}
@@ -89,7 +101,7 @@ func (s *Source) land(e *entry, f *flight, t *Token, via string, err error, why 
 		}
 	case why == reasonWrite:
 		e.unsaved.tries++
-		e.unsaved.next = now.Add(retryAfter(0, e.unsaved.tries, random()))
+		e.unsaved.next = now.Add(writeAgainAfter(e.tok, e.unsaved.tries, random()))
 	case why == ReasonCode:
 		// a code that fails says nothing of the token that is there, or of the
 		// next renewal
@@ -105,14 +117,17 @@ func (s *Source) land(e *entry, f *flight, t *Token, via string, err error, why 
 	e.flight = nil
 	e.cur.Store(e.tok)
 	s.schedule(e, now)
-	return err
+	return false, err
 }
 
 // remember is the failure after another error.
 func remember(last failure, err error, now time.Time) failure {
 	next := failure{attempts: last.attempts + 1, err: err}
 	var chained *chainError
+	var store *storeError
 	switch {
+	case errors.As(err, &store):
+		next.until = now.Add(min(retryAfter(0, next.attempts, random()), storeRetryMax))
 	case errors.As(err, &chained) && chained.final():
 		// It is the other source's to remember: this one asks it again.
 		next.until = now.Add(recheckStore)
@@ -218,47 +233,106 @@ func (s *Source) wake(e *entry) {
 
 // renew is the ordinary renewal: what the store has, else a refresh, else the
 // grant again.
-func (s *Source) renew(ctx context.Context, e *entry, f *flight) (*Token, string, error) {
-	e.mu.Lock()
-	cur, unwritten, refusal := e.tok, e.unsaved.is, e.failure
-	e.mu.Unlock()
-
-	if unwritten && s.cfg.Grant.NeedsPerson() && cur.refresh != "" {
-		// Its refresh token is not spent on a next one before it is written: then
-		// a crash would cost a person. Unless the token is dead anyway.
-		if _, _, err := s.rewrite(ctx, e, f); err != nil && stateAt(time.Now(), cur) != expired {
-			return nil, "", err
-		}
-	}
-	stored, err := s.load(ctx, e)
-	if err != nil {
-		if err = s.withoutStore(cur, err); err != nil {
-			return nil, "", err
-		}
-		f.unsettled = true
-	}
-	if newer(stored, cur) {
-		refused := f.forcedToken(e)
-		if stateAt(time.Now(), stored) != expired && (refused == nil || stored.AccessToken() != refused.AccessToken()) {
-			return stored, viaStore, nil
-		}
-		cur, refusal = stored, failure{}
-	}
-	if refusal.permanent && !errors.Is(refusal.err, errNewerRecord) {
-		return nil, "", refusal.err // and the store has nothing newer
-	}
-	t, via, err := s.obtain(ctx, e, f, cur)
-	if refusedForGood(err) {
-		// Another process may have been faster: then the refusal is of a refresh
-		// token that is no longer the one.
-		if stored, loadErr := s.load(ctx, e); loadErr == nil && newer(stored, cur) {
-			if stateAt(time.Now(), stored) != expired {
-				return stored, viaStore, nil
-			}
-			return s.obtain(ctx, e, f, stored)
+func (s *Source) renew(ctx context.Context, e *entry, f *flight) (t *Token, via string, err error) {
+	const rounds = 3 // another process may be faster again and again, but not for ever
+	for range rounds {
+		var again bool
+		if t, via, again, err = s.renewOnce(ctx, e, f); !again {
+			break
 		}
 	}
 	return t, via, err
+}
+
+// renewOnce renews under one lease. again says that it is worth another: the
+// store has something newer than what was refused, or than the lease.
+func (s *Source) renewOnce(ctx context.Context, e *entry, f *flight) (t *Token, via string, again bool, err error) {
+	e.mu.Lock()
+	cur, unwritten, refusal := e.tok, e.unsaved, e.failure
+	e.mu.Unlock()
+	if unwritten.is && unwritten.unsettled {
+		// its generation is known only when it is written
+		if cur, _, err = s.rewrite(ctx, e, f); err != nil {
+			e.mu.Lock()
+			cur = e.tok
+			e.mu.Unlock()
+		}
+	}
+	var st *stored
+	if err == nil {
+		st, f.lease, err = s.claim(ctx, e, f.why, cur, func(st *stored) (bool, error) { return s.enough(e, f, st, cur, refusal) })
+	}
+	switch {
+	case err == nil && f.lease == nil && s.useful(e, f, st, cur):
+		s.settle(e)
+		return st.token, viaStore, false, nil
+	case err == nil:
+		if newer(st.token, cur) {
+			cur = st.token
+		}
+	case st != nil: // it was read: something else stands against a renewal
+		return nil, "", false, err
+	default:
+		if err = s.withoutStore(cur, err); err != nil {
+			return nil, "", false, err
+		}
+		f.unsettled = true
+	}
+	f.lease.keep(ctx)
+	t, via, err = s.obtain(ctx, e, f, cur)
+	if err == nil {
+		return t, via, false, nil
+	}
+	f.lease.release(ctx, err)
+	if errors.Is(err, errLeaseLost) {
+		return nil, "", true, err
+	}
+	if refusedForGood(err) {
+		// Another process may have been faster: then the refusal is of a refresh
+		// token that is no longer the one.
+		if st, readErr := s.read(ctx, e); readErr == nil && newer(st.token, cur) {
+			return nil, "", true, err
+		}
+	}
+	return nil, "", false, err
+}
+
+// useful reports whether somebody else has stored what this renewal is for.
+func (s *Source) useful(e *entry, f *flight, st *stored, cur *Token) bool {
+	refused := f.forcedToken(e)
+	return newer(st.token, cur) && stateAt(time.Now(), st.token) != expired &&
+		(refused == nil || st.token.AccessToken() != refused.AccessToken())
+}
+
+// enough reports whether nothing is to be sent, after all: for somebody else
+// has renewed, or for a reason that is the error.
+func (s *Source) enough(e *entry, f *flight, st *stored, cur *Token, refusal failure) (bool, error) {
+	if s.useful(e, f, st, cur) {
+		return true, nil
+	}
+	best := cur
+	if newer(st.token, cur) {
+		best = st.token
+	} else if refusal.permanent && !errors.Is(refusal.err, errUnreadable) {
+		return false, refusal.err // and the store has nothing newer
+	}
+	if refused := st.rec.Refused != nil; best == nil {
+		f.noSeed = refused
+	} else if refused && st.rec.Generation == best.generation {
+		best.orphan.Store(true) // another process was told so
+	}
+	if s.cfg.Grant.NeedsPerson() && s.refreshToken(e, f, best).Empty() {
+		return false, personNeeded(f, best)
+	}
+	return false, s.breaker.Refuses()
+}
+
+// personNeeded tells a token that was lost from one that was never there.
+func personNeeded(f *flight, t *Token) error {
+	if f.noSeed || (t != nil && t.orphan.Load()) {
+		return errLost
+	}
+	return ErrAuthorizationRequired
 }
 
 func newer(stored, cur *Token) bool {
@@ -272,13 +346,15 @@ func (f *flight) forcedToken(e *entry) *Token {
 }
 
 // withoutStore decides whether a renewal may go on though the store could not
-// be read. Where a person's consent hangs on a refresh token, an unread record
-// may hold the only good one.
+// be read or written. Where a person's consent hangs on a refresh token, an
+// unread record may hold the only good one; and a refresh token is not spent
+// on a next one that could not be written. Where the grant can be repeated,
+// the token that is there serves first.
 func (s *Source) withoutStore(cur *Token, err error) error {
-	if errors.Is(err, errNewerRecord) {
+	if errors.Is(err, errUnreadable) {
 		return fmt.Errorf("%w: %w", ErrRefused, err)
 	}
-	if s.cfg.Grant.NeedsPerson() || (cur != nil && cur.refresh != "") {
+	if s.cfg.Grant.NeedsPerson() || (cur != nil && cur.refresh != "" && stateAt(time.Now(), cur) != expired) {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	s.log.Warn("token store not readable; going on without it", "source", s.cfg.Name, "error", err)

@@ -2,6 +2,7 @@ package tokensource
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -44,8 +45,12 @@ type Config struct {
 	// Breaker is the token endpoint's.
 	Breaker BreakerSettings
 
-	// Store keeps tokens across restarts. Default: none.
+	// Store keeps tokens across restarts, and for all processes that share it.
+	// Default: none.
 	Store Store
+	// StorageKeys seal what is stored: the first seals, all open. Each has
+	// [StorageKeySize] bytes. Default: none, records are not sealed.
+	StorageKeys [][]byte
 	// Observer is told of renewals. Default: none.
 	Observer Observer
 	// Logger. Default: discards.
@@ -89,6 +94,10 @@ type Source struct {
 	log          *slog.Logger
 	recordPrefix string
 	breaker      *Breaker
+	sealer       *sealer
+	self         string // names this source in records, where the store does not
+	storeErr     atomic.Pointer[error]
+	storeTook    atomic.Int64 // the last write, in nanoseconds
 
 	single  *entry // of a source without keys
 	entries *entries
@@ -116,11 +125,17 @@ func New(cfg Config) (*Source, error) {
 		return nil, fmt.Errorf("token source %s: Grant is required", cfg.Name)
 	}
 	cfg.setDefaults()
+	sealer, err := newSealer(cfg.StorageKeys)
+	if err != nil {
+		return nil, fmt.Errorf("token source %s: %w", cfg.Name, err)
+	}
 	s := &Source{
 		cfg:          cfg,
 		log:          cfg.Logger,
 		recordPrefix: hashParts(append([]string{cfg.Name}, cfg.Grant.Identity()...)...),
 		breaker:      NewBreaker(cfg.Breaker),
+		sealer:       sealer,
+		self:         rand.Text(),
 	}
 	s.life, s.end = context.WithCancel(context.Background())
 	if len(cfg.KeyNames) == 0 {
@@ -187,34 +202,6 @@ func (f tokenSourceFunc) Token() (*oauth2.Token, error) { return f() }
 
 // Breaker returns the token endpoint's breaker's state.
 func (s *Source) Breaker() BreakerState { return s.breaker.State() }
-
-// Stats are what can be counted of a source.
-type Stats struct {
-	// Tokens in memory that are not expired.
-	Tokens int
-	// Expiry is the earliest expiry of those; zero: none expires.
-	Expiry time.Time
-}
-
-// Stats counts. It looks at every key.
-func (s *Source) Stats() Stats {
-	var st Stats
-	now := time.Now()
-	count := func(e *entry) {
-		e.mu.Lock()
-		t := e.tok
-		e.mu.Unlock()
-		if stateAt(now, t) == expired {
-			return
-		}
-		st.Tokens++
-		if !t.expiry.IsZero() && (st.Expiry.IsZero() || t.expiry.Before(st.Expiry)) {
-			st.Expiry = t.expiry
-		}
-	}
-	s.each(count)
-	return st
-}
 
 // each visits every entry.
 func (s *Source) each(f func(*entry)) {

@@ -3,7 +3,6 @@ package tokensource
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -40,62 +39,21 @@ type LivenessStore interface {
 	Dead(ctx context.Context, instance string) bool
 }
 
-// recordVersion is the format that this release writes.
-const recordVersion = 1
+// storeTimeout bounds one call of the store.
+const storeTimeout = 10 * time.Second
 
-// record is a token as it is stored. Fields of later formats go behind a new
-// version, so that an older release can tell that it must keep its hands off.
-type record struct {
-	Version      int       `json:"version"`
-	Generation   uint64    `json:"generation"`
-	AccessToken  string    `json:"access_token"`
-	RefreshToken string    `json:"refresh_token,omitempty"`
-	TokenType    string    `json:"token_type,omitempty"`
-	Issued       time.Time `json:"issued"`
-	Due          time.Time `json:"due,omitzero"`
-	Expiry       time.Time `json:"expiry,omitzero"`
-	Fields       []Field   `json:"fields,omitempty"`
-}
+// storeError is a failure of the store, not of the provider.
+type storeError struct{ err error }
 
-func (t *Token) record() ([]byte, error) {
-	return json.Marshal(record{
-		Version:      recordVersion,
-		Generation:   t.generation,
-		AccessToken:  t.AccessToken(),
-		RefreshToken: t.refresh,
-		TokenType:    t.tokenType,
-		Issued:       t.issued.UTC(),
-		Due:          t.due.UTC(),
-		Expiry:       t.expiry.UTC(),
-		Fields:       t.fields,
-	})
-}
+func (e *storeError) Error() string        { return "token store: " + e.err.Error() }
+func (e *storeError) Unwrap() error        { return e.err }
+func (e *storeError) Is(target error) bool { return target == ErrUnavailable }
 
-// errNewerRecord: a later release wrote the record; it is left alone.
-var errNewerRecord = errors.New("the stored token was written by a newer release")
-
-func tokenFromRecord(b []byte, now time.Time) (*Token, error) {
-	var r record
-	if err := json.Unmarshal(b, &r); err != nil {
-		// encoding/json's errors may quote what they read
-		return nil, errors.New("the stored token is not a record")
-	}
-	switch {
-	case r.Version > recordVersion:
-		return nil, fmt.Errorf("%w: version %d, this one reads up to %d", errNewerRecord, r.Version, recordVersion)
-	case r.Version < 1 || r.Generation < 1 || !injectable(r.AccessToken):
-		return nil, errors.New("the stored token is damaged")
-	}
-	t := newToken(r.AccessToken, r.RefreshToken)
-	t.generation, t.tokenType, t.fields = r.Generation, r.TokenType, r.Fields
-	// now carries a monotonic reading and the record does not: adding the
-	// difference gives the moments one.
-	t.issued = now.Add(r.Issued.Sub(now.Round(0)))
-	if !r.Expiry.IsZero() {
-		t.expiry = now.Add(r.Expiry.Sub(now.Round(0)))
-		t.due = now.Add(r.Due.Sub(now.Round(0)))
-	}
-	return t, nil
+// stored is what the store has of one key.
+type stored struct {
+	raw   []byte // as the store gave it; nil: nothing is there
+	rec   *record
+	token *Token // the record's; nil: none
 }
 
 // recordKey names the record of one key. What the token belongs to (the
@@ -105,70 +63,123 @@ func (s *Source) recordKey(k Key) string {
 	return s.recordPrefix + "/" + hashParts(k.encoded)
 }
 
-// load reads the stored token; nil and no error means that there is none.
-func (s *Source) load(ctx context.Context, e *entry) (*Token, error) {
+// read returns what is stored of the entry's key. A damaged record is set
+// aside and read as none. The error is a storeError, or errUnreadable.
+func (s *Source) read(ctx context.Context, e *entry) (*stored, error) {
 	if s.cfg.Store == nil {
-		return nil, nil
+		return &stored{rec: &record{}}, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
-	defer cancel()
 	name := s.recordKey(e.key)
-	b, err := s.cfg.Store.Load(ctx, name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+	b, err := s.loadRaw(ctx, name)
+	if err != nil || b == nil {
+		return &stored{rec: &record{}}, err
 	}
-	if err != nil {
-		return nil, fmt.Errorf("reading the stored token: %w", err)
-	}
-	t, err := tokenFromRecord(b, time.Now())
-	if err == nil {
-		return t, nil
-	}
-	if errors.Is(err, errNewerRecord) {
+	r, err := s.sealer.decode(name, b)
+	switch {
+	case errors.Is(err, errDamaged):
+		return &stored{raw: b, rec: &record{}}, s.setAside(ctx, e, name, b, err)
+	case err != nil:
 		return nil, err
 	}
-	// Set aside, for a person to look at; what follows may overwrite it.
+	return &stored{raw: b, rec: r, token: r.token(time.Now(), s.cfg.RefreshAhead, random())}, nil
+}
+
+// setAside keeps a damaged record for a person to look at; what follows may
+// overwrite it. It is told of once.
+func (s *Source) setAside(ctx context.Context, e *entry, name string, b []byte, why error) error {
 	sum := sha256.Sum256(b)
 	e.mu.Lock()
 	known := e.setAside == sum
 	e.setAside = sum
 	e.mu.Unlock()
 	if known {
-		return nil, nil
-	}
-	s.log.Error("stored token set aside", "source", s.cfg.Name, "key", e.key.String(), "error", err)
-	if err := s.swap(ctx, name+".corrupt", b); err != nil {
-		return nil, fmt.Errorf("setting a damaged record aside: %w", err)
-	}
-	return nil, nil
-}
-
-// save writes the token. The end of ctx does not cut it off: by then the
-// provider has given the token, and may give no other.
-func (s *Source) save(ctx context.Context, e *entry, t *Token) error {
-	if s.cfg.Store == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
-	defer cancel()
-	b, err := t.record()
-	if err != nil {
-		return fmt.Errorf("writing the token: %w", err)
+	s.log.Error("stored token set aside", "source", s.cfg.Name, "key", e.key.String(), "error", why)
+	aside := name + ".corrupt"
+	old, err := s.loadRaw(ctx, aside)
+	if err == nil {
+		err = s.swapRaw(ctx, aside, old, b)
 	}
-	if err := s.swap(ctx, s.recordKey(e.key), b); err != nil {
-		return fmt.Errorf("writing the token: %w", err)
+	if err != nil {
+		return fmt.Errorf("setting a damaged record aside: %w", err)
 	}
 	return nil
 }
 
-// swap writes over whatever is there.
-func (s *Source) swap(ctx context.Context, name string, value []byte) error {
-	old, err := s.cfg.Store.Load(ctx, name)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+// write stores r over old, and returns what it wrote.
+func (s *Source) write(ctx context.Context, e *entry, old []byte, r *record) ([]byte, error) {
+	name := s.recordKey(e.key)
+	b, err := s.sealer.encode(name, r)
+	if err != nil {
+		return nil, fmt.Errorf("writing the token: %w", err)
 	}
-	return s.cfg.Store.Swap(ctx, name, old, value)
+	return b, s.swapRaw(ctx, name, old, b)
 }
 
-// storeTimeout bounds one call of the store within a renewal.
-const storeTimeout = 10 * time.Second
+// loadRaw returns nil and no error where there is nothing.
+func (s *Source) loadRaw(ctx context.Context, name string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	b, err := s.cfg.Store.Load(ctx, name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		b, err = nil, nil
+	case err == nil && b == nil:
+		b = []byte{} // there, and empty
+	}
+	return b, s.storeSaid("reading", err)
+}
+
+// swapRaw returns ErrConflict as it is.
+func (s *Source) swapRaw(ctx context.Context, name string, old, b []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	start := time.Now()
+	err := s.cfg.Store.Swap(ctx, name, old, b)
+	s.storeTook.Store(int64(time.Since(start)))
+	if errors.Is(err, ErrConflict) {
+		_ = s.storeSaid("writing", nil)
+		return err
+	}
+	return s.storeSaid("writing", err)
+}
+
+// storeSaid keeps account of whether the store works, and tells when that
+// changes.
+func (s *Source) storeSaid(doing string, err error) error {
+	if err != nil {
+		err = &storeError{fmt.Errorf("%s: %w", doing, err)}
+		if s.life.Err() != nil {
+			return err // cut off by Close
+		}
+	}
+	before := s.storeErr.Load()
+	switch {
+	case err == nil && before != nil:
+		if s.storeErr.CompareAndSwap(before, nil) {
+			s.log.Info("token store works again", "source", s.cfg.Name)
+			s.cfg.Observer.Store(s.cfg.Name, nil)
+		}
+	case err != nil && before == nil:
+		if s.storeErr.CompareAndSwap(nil, &err) {
+			s.log.Error("token store fails: tokens that are valid serve on, those that hang on a refresh token are not renewed",
+				"source", s.cfg.Name, "error", err)
+			s.cfg.Observer.Store(s.cfg.Name, err)
+		}
+	}
+	return err
+}
+
+// instance names this process in records.
+func (s *Source) instance() string {
+	if ls, ok := s.cfg.Store.(LivenessStore); ok {
+		return ls.Instance()
+	}
+	return s.self
+}
+
+func (s *Source) dead(ctx context.Context, instance string) bool {
+	ls, ok := s.cfg.Store.(LivenessStore)
+	return ok && instance != s.instance() && ls.Dead(ctx, instance)
+}

@@ -1,0 +1,285 @@
+package tokensource
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// The right to renew one stored token, among all processes that share the
+// store. docs/decisions/0008-renewal-in-a-fleet.md says how and why.
+
+const (
+	// lapseAfter is for how long an intent must not have changed until its owner
+	// is taken for dead. Some providers take a used refresh token for 15 s; a
+	// killed holder is to be replaced within 10.
+	lapseAfter = 5 * time.Second
+	// lapseSoon is the same where nothing is lost by asking twice, and the least.
+	lapseSoon = 2500 * time.Millisecond
+	// lapseMax bounds what an intent may ask for.
+	lapseMax = time.Minute
+	// beatEvery is how often a live owner changes its intent.
+	beatEvery = time.Second
+	// pollEvery is how often another's intent is looked at, and up to as much
+	// again at random.
+	pollEvery = 100 * time.Millisecond
+)
+
+// errLeaseLost: another process took this one for dead, and renews.
+var errLeaseLost = fmt.Errorf("another process took the renewal over: %w", ErrUnavailable)
+
+// lease is one renewal's.
+type lease struct {
+	s    *Source
+	e    *entry
+	call Reason
+	// takenFrom is the intent that was left behind, if this is a second try.
+	takenFrom *intent
+	stop      func() // ends the beat, and waits for it
+
+	mu   sync.Mutex
+	raw  []byte // the record as it was last written
+	rec  record // the same, with the intent
+	sure time.Time
+	lost bool
+}
+
+// claim takes the lease of the entry's record. enough is asked of each reading
+// whether that ends it: with what somebody else has stored, or with an error.
+// Then, and where nothing needs a lease, there is none.
+func (s *Source) claim(ctx context.Context, e *entry, call Reason, cur *Token, enough func(*stored) (bool, error)) (*stored, *lease, error) {
+	var w watch
+	for {
+		st, err := s.read(ctx, e)
+		if err != nil {
+			return nil, nil, err
+		}
+		if is, err := enough(st); is || err != nil || s.needsNoLease(st, cur) {
+			return st, nil, err
+		}
+		if other := st.rec.Intent; other != nil && !s.left(e, other) {
+			if !w.lapsed(time.Now(), other) && !s.dead(ctx, other.By) {
+				if err := sleep(ctx, pollEvery+time.Duration(random()*float64(pollEvery))); err != nil {
+					return nil, nil, fmt.Errorf("another process is renewing the token: %w", ErrUnavailable)
+				}
+				continue
+			}
+		}
+		l, err := s.intend(ctx, e, call, st, cur)
+		switch {
+		case errors.Is(err, ErrConflict):
+			continue // another contender won
+		case err != nil:
+			return nil, nil, err
+		}
+		return st, l, nil
+	}
+}
+
+// needsNoLease reports whether a renewal needs no leave of others: there are
+// none, or it is the first grant of one key of many, which can be repeated; an
+// intent would leave a record behind for every key that is refused.
+func (s *Source) needsNoLease(st *stored, cur *Token) bool {
+	return s.cfg.Store == nil || (s.single == nil && st.raw == nil && cur == nil && !s.cfg.Grant.NeedsPerson())
+}
+
+// lapse is for how long an intent asks to be waited for: longer where the store
+// is slow, for what is written may be seen as late as that.
+func (s *Source) lapse(rec *record) time.Duration {
+	d := lapseSoon
+	if s.cfg.Grant.NeedsPerson() || rec.RefreshToken != "" {
+		d = lapseAfter
+	}
+	return min(d+2*time.Duration(s.storeTook.Load()), lapseMax)
+}
+
+// watch observes another's intent by this process's own clock: what the other's
+// clock says counts for nothing.
+type watch struct {
+	id    string
+	beat  uint64
+	since time.Time
+}
+
+func (w *watch) lapsed(now time.Time, other *intent) bool {
+	if w.id != other.ID || w.beat != other.Beat {
+		*w = watch{other.ID, other.Beat, now}
+	}
+	return now.Sub(w.since) >= min(max(time.Duration(other.Lapse)*time.Millisecond, lapseSoon), lapseMax)
+}
+
+// left reports whether an intent is one that this entry could not withdraw.
+func (s *Source) left(e *entry, i *intent) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.lastIntent == i.ID
+}
+
+// intend writes an intent over what was read. If the store has less than memory,
+// because it lost a write or never got it, memory's token goes back with it.
+func (s *Source) intend(ctx context.Context, e *entry, call Reason, st *stored, cur *Token) (*lease, error) {
+	l := &lease{s: s, e: e, call: call, rec: *st.rec, stop: func() {}}
+	back := newer(cur, st.token)
+	if back {
+		e.mu.Lock()
+		unsaved := e.unsaved.is
+		e.mu.Unlock()
+		if !unsaved {
+			s.log.Error("token store has lost a write: an older token is there than was written; it is written again",
+				"source", s.cfg.Name, "key", e.key.String(), "stored_generation", st.rec.Generation, "generation", cur.generation)
+		}
+		l.rec = record{Renewed: st.rec.Renewed}
+		l.rec.put(cur)
+	} else if other := st.rec.Intent; other != nil {
+		l.rec.Doubt++
+		if !s.left(e, other) {
+			l.takenFrom = other
+			s.log.Warn("a renewal was cut off before its outcome was stored: it is tried again",
+				"source", s.cfg.Name, "key", e.key.String(), "by", other.By, "at", other.At, "call", other.Call, "times", l.rec.Doubt)
+		}
+	}
+	l.rec.Intent = &intent{ID: rand.Text(), stamp: s.stamp(), Call: call, Lapse: s.lapse(&l.rec).Milliseconds()}
+	e.mu.Lock()
+	e.lastIntent = l.rec.Intent.ID
+	e.mu.Unlock()
+	now := time.Now()
+	raw, err := s.write(ctx, e, st.raw, &l.rec)
+	if err != nil {
+		return nil, err
+	}
+	l.raw, l.sure = raw, now
+	if back {
+		e.mu.Lock()
+		e.unsaved = unsaved{}
+		e.mu.Unlock()
+	}
+	return l, nil
+}
+
+func (s *Source) stamp() stamp { return stamp{At: time.Now().UTC(), By: s.instance()} }
+
+// keep counts the intent's beat up until stop, so that a slow call is not taken
+// for a dead process. It is nil-safe, as all methods of a lease.
+func (l *lease) keep(ctx context.Context) {
+	if l == nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	l.stop = sync.OnceFunc(func() {
+		cancel()
+		<-done
+	})
+	go func() {
+		defer close(done)
+		for sleep(ctx, beatEvery) == nil {
+			if l.beat(ctx) != nil {
+				return
+			}
+		}
+	}()
+}
+
+// beat writes the intent once more. The error is errLeaseLost.
+func (l *lease) beat(ctx context.Context) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.lost {
+		return errLeaseLost
+	}
+	next := l.rec
+	i := *l.rec.Intent
+	i.Beat++
+	i.Lapse = l.s.lapse(&l.rec).Milliseconds()
+	next.Intent = &i
+	now := time.Now()
+	raw, err := l.s.write(ctx, l.e, l.raw, &next)
+	switch {
+	case errors.Is(err, ErrConflict):
+		// It may be our own, of a beat whose outcome did not reach us.
+		st, readErr := l.s.read(ctx, l.e)
+		if readErr != nil || st.rec.Intent == nil || st.rec.Intent.ID != i.ID {
+			l.lost = readErr == nil
+			break
+		}
+		l.raw, l.rec = st.raw, *st.rec
+	case err == nil:
+		l.raw, l.rec, l.sure = raw, next, now
+	}
+	if l.lost {
+		return errLeaseLost
+	}
+	return nil
+}
+
+// ensure is called before anything is sent. If the lease was not written for
+// so long that others may soon take it, for the host slept or the store is
+// slow, it is written again first; if that fails nothing may be sent.
+func (l *lease) ensure(ctx context.Context) error {
+	if l == nil || l.good() {
+		return nil
+	}
+	if err := l.beat(ctx); err != nil {
+		return err
+	}
+	if !l.good() {
+		return &storeError{errors.New("too slow to renew safely")}
+	}
+	return nil
+}
+
+// good reports whether the lease is surely this process's for a while.
+func (l *lease) good() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.lost && before(time.Now(), l.sure.Add(time.Duration(l.rec.Intent.Lapse)*time.Millisecond/2))
+}
+
+// end stops the beat and returns the record as the lease last wrote it; known
+// is false when there is none, or another process has taken it over.
+func (l *lease) end() (raw []byte, known bool) {
+	if l == nil {
+		return nil, false
+	}
+	l.stop()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.raw, !l.lost
+}
+
+// inDoubt reports whether the refresh token may have been used before.
+func (l *lease) inDoubt() bool { return l != nil && l.rec.Doubt > 0 }
+
+// release withdraws the intent of a call that brought no token. What it said of
+// the refresh token stays in the record, for all who share it.
+func (l *lease) release(ctx context.Context, err error) {
+	if l == nil {
+		return
+	}
+	if _, held := l.end(); !held {
+		return
+	}
+	next := l.rec
+	next.Intent = nil
+	switch {
+	case grantRefused(err, l.rec.Doubt > 0):
+		at := l.s.stamp()
+		next.Refused = &at
+	case uncertain(err):
+		next.Doubt++
+	}
+	ctx = context.WithoutCancel(ctx)
+	if _, err := l.s.write(ctx, l.e, l.raw, &next); err != nil && !errors.Is(err, ErrConflict) {
+		l.s.log.Warn("a renewal that failed could not be withdrawn from the token store: others wait for it a while",
+			"source", l.s.cfg.Name, "key", l.e.key.String(), "error", err)
+	}
+}
+
+// uncertain reports whether a call may have used up what was sent with it.
+func uncertain(err error) bool {
+	var ee *EndpointError
+	return errors.As(err, &ee) && ee.Sent && (ee.Status == 0 || ee.Status < 300)
+}
