@@ -38,7 +38,8 @@ func elsewhere(t *testing.T, api string, p *provider.Provider) issued {
 	return got
 }
 
-// putRecord writes a newer generation over the one stored record, as another process would.
+// putRecord writes a newer generation over the one stored record, as another process would, of an older release: its
+// records have no checksum.
 func (w *place) putRecord(t *testing.T, got issued, expiry time.Time) {
 	files := w.records(t)
 	if len(files) != 1 {
@@ -50,15 +51,20 @@ func (w *place) putRecord(t *testing.T, got issued, expiry time.Time) {
 		t.Error(err)
 		return
 	}
-	var record map[string]any
-	if err := json.Unmarshal(text, &record); err != nil {
+	var stored struct {
+		Record struct {
+			Generation int `json:"generation"`
+		} `json:"record"`
+	}
+	if err := json.Unmarshal(text, &stored); err != nil {
 		t.Error(err)
 		return
 	}
-	generation, _ := record["generation"].(float64)
-	record["generation"] = generation + 1
-	record["access_token"], record["refresh_token"] = got.Access, got.Refresh
-	record["expiry"], record["due"] = expiry.UTC(), expiry.UTC()
+	record := map[string]any{
+		"version": 1, "generation": stored.Record.Generation + 1,
+		"access_token": got.Access, "refresh_token": got.Refresh,
+		"issued": time.Now().UTC(), "expiry": expiry.UTC(),
+	}
 	text, err = json.Marshal(record)
 	if err == nil {
 		err = os.WriteFile(files[0], text, 0o600)
