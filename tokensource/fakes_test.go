@@ -224,17 +224,21 @@ func want(t testing.TB, s *tokensource.Source, k tokensource.Key, access string)
 	return tok
 }
 
-// wantErr takes a token and checks that there is none, and why.
-func wantErr(t testing.TB, s *tokensource.Source, k tokensource.Key, target error) error {
+// wantErr takes a token and checks that there is none, and that the error is
+// one of those expected.
+func wantErr(t testing.TB, s *tokensource.Source, k tokensource.Key, targets ...error) error {
 	t.Helper()
 	tok, err := s.Token(context.Background(), k)
 	if err == nil {
-		t.Fatalf("Token is %s, want the error %q", tok.AccessToken(), target)
+		t.Fatalf("Token is %s, want the error %q", tok.AccessToken(), targets)
 	}
-	if !errors.Is(err, target) {
-		t.Fatalf("Token: %v, want %q", err, target)
+	for _, target := range targets {
+		if errors.Is(err, target) {
+			return err
+		}
 	}
-	return err
+	t.Fatalf("Token: %v, want %q", err, targets)
+	return nil
 }
 
 func wantCalls(t testing.TB, g *fakeGrant, tokens, refreshes int) {

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 )
 
@@ -31,20 +30,16 @@ const (
 // errLeaseLost: another process took this one for dead, and renews.
 var errLeaseLost = fmt.Errorf("another process took the renewal over: %w", ErrUnavailable)
 
-// lease is one renewal's.
+// lease is one renewal's. Its flight alone uses it, but while a call is under
+// way: then the beat does.
 type lease struct {
-	s    *Source
-	e    *entry
-	call Reason
-	// takenFrom is the intent that was left behind, if this is a second try.
-	takenFrom *intent
-	stop      func() // ends the beat, and waits for it
+	s *Source
+	e *entry
 
-	mu   sync.Mutex
 	raw  []byte // the record as it was last written
 	rec  record // the same, with the intent
 	sure time.Time
-	lost bool
+	lost bool // another process has taken it over
 }
 
 // claim takes the lease of the entry's record. enough is asked of each reading
@@ -121,7 +116,7 @@ func (s *Source) left(e *entry, i *intent) bool {
 // intend writes an intent over what was read. If the store has less than memory,
 // because it lost a write or never got it, memory's token goes back with it.
 func (s *Source) intend(ctx context.Context, e *entry, call Reason, st *stored, cur *Token) (*lease, error) {
-	l := &lease{s: s, e: e, call: call, rec: *st.rec, stop: func() {}}
+	l := &lease{s: s, e: e, rec: *st.rec}
 	back := newer(cur, st.token)
 	if back {
 		e.mu.Lock()
@@ -136,7 +131,6 @@ func (s *Source) intend(ctx context.Context, e *entry, call Reason, st *stored, 
 	} else if other := st.rec.Intent; other != nil {
 		l.rec.Doubt++
 		if !s.left(e, other) {
-			l.takenFrom = other
 			s.log.Warn("a renewal was cut off before its outcome was stored: it is tried again",
 				"source", s.cfg.Name, "key", e.key.String(), "by", other.By, "at", other.At, "call", other.Call, "times", l.rec.Doubt)
 		}
@@ -161,18 +155,14 @@ func (s *Source) intend(ctx context.Context, e *entry, call Reason, st *stored, 
 
 func (s *Source) stamp() stamp { return stamp{At: time.Now().UTC(), By: s.instance()} }
 
-// keep counts the intent's beat up until stop, so that a slow call is not taken
-// for a dead process. It is nil-safe, as all methods of a lease.
-func (l *lease) keep(ctx context.Context) {
+// keep counts the intent's beat up until stop is called, so that a slow call is
+// not taken for a dead process. stop waits until nothing is written any more.
+func (l *lease) keep(ctx context.Context) (stop func()) {
 	if l == nil {
-		return
+		return func() {}
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
-	l.stop = sync.OnceFunc(func() {
-		cancel()
-		<-done
-	})
 	go func() {
 		defer close(done)
 		for sleep(ctx, beatEvery) == nil {
@@ -181,15 +171,15 @@ func (l *lease) keep(ctx context.Context) {
 			}
 		}
 	}()
+	return func() {
+		cancel()
+		<-done
+	}
 }
 
-// beat writes the intent once more. The error is errLeaseLost.
+// beat writes the intent once more. The error is errLeaseLost; a store that
+// does not take it may do so the next time.
 func (l *lease) beat(ctx context.Context) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.lost {
-		return errLeaseLost
-	}
 	next := l.rec
 	i := *l.rec.Intent
 	i.Beat++
@@ -198,19 +188,19 @@ func (l *lease) beat(ctx context.Context) error {
 	now := time.Now()
 	raw, err := l.s.write(ctx, l.e, l.raw, &next)
 	switch {
-	case errors.Is(err, ErrConflict):
-		// It may be our own, of a beat whose outcome did not reach us.
-		st, readErr := l.s.read(ctx, l.e)
-		if readErr != nil || st.rec.Intent == nil || st.rec.Intent.ID != i.ID {
-			l.lost = readErr == nil
-			break
-		}
-		l.raw, l.rec = st.raw, *st.rec
 	case err == nil:
 		l.raw, l.rec, l.sure = raw, next, now
-	}
-	if l.lost {
-		return errLeaseLost
+	case errors.Is(err, ErrConflict):
+		// It may be our own, of a beat whose outcome did not reach us.
+		st, err := l.s.read(ctx, l.e)
+		switch {
+		case err != nil:
+		case st.rec.Intent != nil && st.rec.Intent.ID == i.ID:
+			l.raw, l.rec = st.raw, *st.rec
+		default:
+			l.lost = true
+			return errLeaseLost
+		}
 	}
 	return nil
 }
@@ -219,7 +209,12 @@ func (l *lease) beat(ctx context.Context) error {
 // so long that others may soon take it, for the host slept or the store is
 // slow, it is written again first; if that fails nothing may be sent.
 func (l *lease) ensure(ctx context.Context) error {
-	if l == nil || l.good() {
+	switch {
+	case l == nil:
+		return nil
+	case l.lost:
+		return errLeaseLost
+	case l.good():
 		return nil
 	}
 	if err := l.beat(ctx); err != nil {
@@ -233,21 +228,16 @@ func (l *lease) ensure(ctx context.Context) error {
 
 // good reports whether the lease is surely this process's for a while.
 func (l *lease) good() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return !l.lost && before(time.Now(), l.sure.Add(time.Duration(l.rec.Intent.Lapse)*time.Millisecond/2))
+	return before(time.Now(), l.sure.Add(time.Duration(l.rec.Intent.Lapse)*time.Millisecond/2))
 }
 
-// end stops the beat and returns the record as the lease last wrote it; known
-// is false when there is none, or another process has taken it over.
-func (l *lease) end() (raw []byte, known bool) {
-	if l == nil {
+// written returns the record as the lease last wrote it; known is false when
+// there is none, or another process has taken it over.
+func (l *lease) written() (raw []byte, known bool) {
+	if l == nil || l.lost {
 		return nil, false
 	}
-	l.stop()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.raw, !l.lost
+	return l.raw, true
 }
 
 // inDoubt reports whether the refresh token may have been used before.
@@ -256,10 +246,7 @@ func (l *lease) inDoubt() bool { return l != nil && l.rec.Doubt > 0 }
 // release withdraws the intent of a call that brought no token. What it said of
 // the refresh token stays in the record, for all who share it.
 func (l *lease) release(ctx context.Context, err error) {
-	if l == nil {
-		return
-	}
-	if _, held := l.end(); !held {
+	if l == nil || l.lost {
 		return
 	}
 	next := l.rec

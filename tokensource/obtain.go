@@ -105,8 +105,11 @@ func (s *Source) guarded(ctx context.Context, f *flight, call func() (*Answer, e
 			s.log.Warn("token endpoint's circuit breaker", "source", s.cfg.Name, "was", before, "is", after)
 		}
 	}()
+	stop := f.lease.keep(ctx)
+	defer stop() // of a panic too
 	asked := time.Now()
 	a, err = call()
+	stop()
 	verdict = judge(err)
 	if err == nil {
 		a.asked = asked
@@ -205,7 +208,7 @@ func (s *Source) store(ctx context.Context, e *entry, f *flight, t *Token) (*Tok
 	}
 	ctx = context.WithoutCancel(ctx)
 	at := s.stamp()
-	old, known := f.lease.end()
+	old, known := f.lease.written()
 	for range maxConflicts {
 		if known {
 			rec := record{Renewed: &at}

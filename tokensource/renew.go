@@ -278,7 +278,6 @@ func (s *Source) renewOnce(ctx context.Context, e *entry, f *flight) (t *Token, 
 		}
 		f.unsettled = true
 	}
-	f.lease.keep(ctx)
 	t, via, err = s.obtain(ctx, e, f, cur)
 	if err == nil {
 		return t, via, false, nil

@@ -128,7 +128,7 @@ func (s *Source) loadRaw(ctx context.Context, name string) ([]byte, error) {
 	case err == nil && b == nil:
 		b = []byte{} // there, and empty
 	}
-	return b, s.storeSaid("reading", err)
+	return b, s.storeSaid(ctx, "reading", err)
 }
 
 // swapRaw returns ErrConflict as it is.
@@ -139,19 +139,19 @@ func (s *Source) swapRaw(ctx context.Context, name string, old, b []byte) error 
 	err := s.cfg.Store.Swap(ctx, name, old, b)
 	s.storeTook.Store(int64(time.Since(start)))
 	if errors.Is(err, ErrConflict) {
-		_ = s.storeSaid("writing", nil)
+		_ = s.storeSaid(ctx, "writing", nil)
 		return err
 	}
-	return s.storeSaid("writing", err)
+	return s.storeSaid(ctx, "writing", err)
 }
 
 // storeSaid keeps account of whether the store works, and tells when that
 // changes.
-func (s *Source) storeSaid(doing string, err error) error {
+func (s *Source) storeSaid(ctx context.Context, doing string, err error) error {
 	if err != nil {
 		err = &storeError{fmt.Errorf("%s: %w", doing, err)}
-		if s.life.Err() != nil {
-			return err // cut off by Close
+		if errors.Is(ctx.Err(), context.Canceled) {
+			return err // cut off from this side
 		}
 	}
 	before := s.storeErr.Load()
