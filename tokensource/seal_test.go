@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -124,24 +125,35 @@ func TestDamagedBytes(t *testing.T) {
 				cfg := tokensource.Config{Grant: g, Store: store, StorageKeys: keys}
 				want(t, newSource(t, cfg), noKey, "token")
 				key, record := store.only(t)
-				missed := 0
 				for i := range record {
 					damaged := bytes.Clone(record)
 					damaged[i] ^= 1
-					if !json.Valid(damaged) || bytes.EqualFold(damaged, record) {
-						continue
+					if !json.Valid(damaged) || reflect.DeepEqual(read(damaged), read(record)) {
+						continue // it says the same
 					}
 					before := g.calls()
 					store.records = map[string][]byte{key: damaged}
 					s := newSource(t, cfg)
 					if tok, err := s.Token(context.Background(), noKey); err == nil && g.calls() == before && tok != nil {
-						missed++
 						t.Errorf("byte %d: the damaged record is used: %s", i, damaged)
 					}
 				}
 			})
 		})
 	}
+}
+
+// read takes a record's outside apart as JSON does: the case of names, and the
+// last bits of base64, mean nothing.
+func read(record []byte) any {
+	var r struct {
+		Version     int
+		Sum, Key    string
+		Record      json.RawMessage
+		Sealed      []byte
+	}
+	_ = json.Unmarshal(record, &r)
+	return r
 }
 
 // What the release before this one stored is read, and written anew at the
