@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-bearer/caddy-bearer/internal/reloadtest"
 )
 
 // fakeAPI issues tokens under /token, one after the other, and answers the
@@ -62,6 +64,7 @@ type sidecar struct {
 	socket  string
 	storage string
 	client  *http.Client
+	after   *reloadtest.Client // the client's transport
 	started bool
 }
 
@@ -73,12 +76,13 @@ func newSidecar(t *testing.T) *sidecar {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	s := &sidecar{socket: filepath.Join(dir, "s"), storage: filepath.Join(dir, "storage")}
-	s.client = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
+	s.after = &reloadtest.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", s.socket)
 		},
 	}}
+	s.client = &http.Client{Timeout: 20 * time.Second, Transport: s.after}
 	return s
 }
 
@@ -94,6 +98,8 @@ func (s *sidecar) load(t *testing.T, text string) error {
 	if !s.started {
 		s.started = true
 		t.Cleanup(func() { _ = caddy.Stop() })
+	} else {
+		s.after.Reloaded()
 	}
 	return caddy.Load(config, true)
 }

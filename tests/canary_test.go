@@ -21,7 +21,7 @@ import (
 // they are for.
 func (w *place) searchCanaries(t *testing.T, p *provider.Provider, more map[string]string) {
 	t.Helper()
-	texts := map[string]string{"metrics": scrape(t, w.metrics)}
+	texts := map[string]string{"metrics": w.scrape(t)}
 	if texts["metrics"] == "" {
 		t.Error("no metrics to search")
 	}
@@ -85,17 +85,17 @@ func TestLeaksAreFound(t *testing.T) {
 }
 
 // scrape reads the metrics: nothing, where Caddy does not run.
-func scrape(t *testing.T, address string) string {
+func (w *place) scrape(t *testing.T) string {
 	t.Helper()
 	// the test's own context is over by the time its cleanup runs
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+w.metrics+"/", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	resp, err := client.Do(req)
+	req.Close = true
+	resp, err := (&http.Client{Transport: w.after}).Do(req)
 	if err != nil {
 		return ""
 	}

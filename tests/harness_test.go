@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -19,13 +20,15 @@ import (
 	"github.com/caddyserver/certmagic"
 
 	_ "github.com/caddy-bearer/caddy-bearer/caddymodule"
+	"github.com/caddy-bearer/caddy-bearer/internal/reloadtest"
 )
 
 // place is where a Caddy under test keeps what it writes.
 type place struct {
 	dir     string
-	log     string // everything that Caddy logs, at DEBUG, access logs included
-	metrics string // address of an extra site that serves the metrics
+	log     string             // everything that Caddy logs, at DEBUG, access logs included
+	metrics string             // address of an extra site that serves the metrics
+	after   *reloadtest.Client // for who calls this Caddy
 	loaded  bool
 }
 
@@ -36,7 +39,10 @@ func newPlace(t *testing.T) *place {
 	dir := t.TempDir()
 	t.Setenv("XDG_DATA_HOME", filepath.Join(dir, "data"))
 	t.Setenv("XDG_CONFIG_HOME", filepath.Join(dir, "config"))
+	transport := &http.Transport{}
+	t.Cleanup(transport.CloseIdleConnections)
 	return &place{
+		after:   &reloadtest.Client{Transport: transport},
 		dir:     dir,
 		log:     filepath.Join(dir, "caddy.log"),
 		metrics: "127.0.0.1:" + freePort(t),
@@ -106,6 +112,9 @@ func (w *place) load(t *testing.T, config []byte) {
 	t.Helper()
 	// Caddy reads XDG_DATA_HOME once, when the process starts
 	caddy.DefaultStorage = &certmagic.FileStorage{Path: caddy.AppDataDir()}
+	if w.loaded {
+		w.after.Reloaded() // or stopped before
+	}
 	if err := caddy.Load(config, true); err != nil {
 		t.Fatalf("loading: %v", err)
 	}

@@ -82,6 +82,7 @@ func newSidecarOf(t *testing.T, p *provider.Provider, c setup) *sidecar {
 	}
 	s.address = "127.0.0.1:" + port
 	s.app = newApp(t, "http://"+s.address)
+	s.client.Transport = s.after
 	setenv(t, secretsOf(s.p))
 	if c.tokenURL == "" {
 		c.tokenURL = s.api + "/token"
@@ -183,7 +184,7 @@ func (w *place) wantLogged(t *testing.T, text string) {
 // metric reads one metric, by its name and labels as they are exposed; "" where it is not there.
 func (w *place) metric(t *testing.T, name string) string {
 	t.Helper()
-	for line := range strings.Lines(scrape(t, w.metrics)) {
+	for line := range strings.Lines(w.scrape(t)) {
 		if value, ok := strings.CutPrefix(line, name+" "); ok {
 			return strings.TrimSpace(value)
 		}

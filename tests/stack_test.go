@@ -80,6 +80,7 @@ func newStack(t *testing.T, c contract) *stack {
 	s.config = s.contain(t, adapt(t, name, mustRead(t, "contract", name)))
 	s.address = "127.0.0.1:" + port
 	s.app = newApp(t, "http://"+s.address)
+	s.client.Transport = s.after
 	t.Cleanup(func() {
 		for _, v := range s.p.Violations() {
 			t.Errorf("violation: %s", v)
