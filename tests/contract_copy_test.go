@@ -49,9 +49,6 @@ func TestContractFilesAdapt(t *testing.T) {
 func TestContractFilesLoad(t *testing.T) {
 	each(t, all, func(t *testing.T, c contract) {
 		s := start(t, c)
-		if c.kind == provider.Mondia || c.kind == provider.Mbanq {
-			return // sources without keys may fetch their token ahead of the first call
-		}
 		if n := s.p.TokenCount(); n != 0 {
 			t.Errorf("%d token calls", n)
 		}
