@@ -99,9 +99,16 @@ func (tl *TokenLogin) ServeHTTP(w http.ResponseWriter, r *http.Request, next cad
 	w.Header().Set("Referrer-Policy", "no-referrer")
 	if r.Method != method {
 		w.Header().Set("Allow", method)
-		return (&problem{name: problemMethodRefused, status: http.StatusMethodNotAllowed, detail: "expected " + method}).write(w)
+		handle = func(w http.ResponseWriter, _ *http.Request) error {
+			return (&problem{name: problemMethodRefused, status: http.StatusMethodNotAllowed, detail: "expected " + method}).write(w)
+		}
 	}
-	return handle(w, r)
+	if err := handle(w, r); err != nil {
+		// The caller has gone. Caddy would log an error together with the whole
+		// request, and so the code in its query.
+		tl.log.Debug("login's answer not written", zap.String("source", tl.Source), zap.Error(err))
+	}
+	return nil
 }
 
 // report logs what became of a login, in place of the access log.

@@ -1,15 +1,20 @@
 package caddymodule
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
 )
@@ -204,6 +209,28 @@ func TestLoginMethods(t *testing.T) {
 			if res.StatusCode != http.StatusMethodNotAllowed || res.Header.Get("Allow") != allow {
 				t.Errorf("%s %s: %d, Allow %q", method, target, res.StatusCode, res.Header.Get("Allow"))
 			}
+		}
+	}
+}
+
+// gone is the connection of a browser that did not wait.
+type gone struct{ *httptest.ResponseRecorder }
+
+func (gone) Write([]byte) (int, error) { return 0, errors.New("broken pipe") }
+
+// TestLoginErrorsAreNotCaddys: Caddy logs a handler's error with the request's
+// address, in which the code is.
+func TestLoginErrorsAreNotCaddys(t *testing.T) {
+	rig := newLoginRig(t, "")
+	b := rig.begin(t, local(http.MethodGet, "/tokens/start", nil))
+	for name, req := range map[string]*http.Request{
+		"callback":        b.back(nil, b.cookie),
+		"another's state": local(http.MethodGet, "/tokens/callback?state=other&code=a-code", nil),
+		"wrong method":    local(http.MethodPut, "/tokens/callback?code=a-code", nil),
+	} {
+		ctx := context.WithValue(req.Context(), caddyhttp.VarsCtxKey, map[string]any{})
+		if err := rig.ServeHTTP(gone{httptest.NewRecorder()}, req.WithContext(ctx), nil); err != nil {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
