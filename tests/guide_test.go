@@ -2,6 +2,7 @@ package tests
 
 import (
 	"bytes"
+	"encoding/json"
 	"io"
 	"net/http"
 	"os"
@@ -90,6 +91,55 @@ func TestReadmeCaddyfile(t *testing.T) {
 	t.Setenv("ACME_CLIENT_ID", "id")
 	t.Setenv("ACME_CLIENT_SECRET", "secret")
 	place.load(t, place.contain(t, adapt(t, "README", []byte(strings.ReplaceAll(text, ":9000", ":"+freePort(t))))))
+}
+
+// TestExampleIsTheContract: the example's four providers are set up as the
+// contract's files have them, whose every line the contract's tests run.
+func TestExampleIsTheContract(t *testing.T) {
+	example := mustRead(t, "..", "Caddyfile.example")
+	for _, c := range contracts {
+		name := c.kind.String()
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("PROVIDER", name)
+			got := settingsOf(t, adapt(t, "Caddyfile.example", example))
+			if want := settingsOf(t, adapt(t, name, mustRead(t, "contract", name+".caddyfile"))); got != want {
+				t.Errorf("the example has\n%s\nthe contract\n%s", got, want)
+			}
+		})
+	}
+}
+
+// settingsOf is what a configuration says of sources and sites, without the
+// lines where it stands and without what the example has besides.
+func settingsOf(t *testing.T, config []byte) string {
+	t.Helper()
+	var c map[string]any
+	if err := json.Unmarshal(config, &c); err != nil {
+		t.Fatal(err)
+	}
+	apps, _ := c["apps"].(map[string]any)
+	site, _ := apps["http"].(map[string]any)
+	delete(site, "metrics")
+	text, err := json.MarshalIndent(withoutOrigins(apps), "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func withoutOrigins(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		delete(v, "origin")
+		for _, member := range v {
+			withoutOrigins(member)
+		}
+	case []any:
+		for _, member := range v {
+			withoutOrigins(member)
+		}
+	}
+	return v
 }
 
 // TestReadmeOptions holds the README's grammar against the parsers' tables:
