@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -43,5 +44,31 @@ func TestAttack1OtherPlaces(t *testing.T) {
 	}
 	if sessions := r.CookiesNamed("session"); len(sessions) != 1 || !strings.Contains(sessions[0].Value, s.p.Canary()) {
 		t.Errorf("%d session cookies", len(sessions))
+	}
+}
+
+// TestAttack1Trailers: servers were seen to merge trailers into headers, whether they were announced or not.
+func TestAttack1Trailers(t *testing.T) {
+	var last atomic.Pointer[http.Header]
+	api := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		announced := r.Trailer.Clone()
+		_, _ = io.Copy(io.Discard, r.Body)
+		for name, values := range r.Trailer {
+			announced[name] = append(announced[name], values...)
+		}
+		last.Store(&announced)
+	}))
+	t.Cleanup(api.Close)
+	s := launch(t, setup{upstream: api.URL})
+	for _, announced := range []string{"X-Mine", "X-Mine, Authorization", "X-Mine, Authorization_, Proxy-Authorization"} {
+		c := s.raw(t)
+		c.send(t, "POST / HTTP/1.1\r\nHost: %s\r\nTransfer-Encoding: chunked\r\nTrailer: %s\r\n\r\n2\r\nhi\r\n0\r\n"+
+			"Authorization: Bearer mine\r\nAuthorization_: Bearer mine\r\nProxy-Authorization: mine\r\nX-Mine: 1\r\n\r\n", s.address, announced)
+		if got := c.answer(t); got.status != http.StatusOK {
+			t.Fatalf("status %d: %s", got.status, got.body)
+		}
+		if got := *last.Load(); len(got) != 1 || got.Get("X-Mine") != "1" {
+			t.Errorf("announced %s: the trailers %v arrived", announced, got)
+		}
 	}
 }

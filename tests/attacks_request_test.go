@@ -256,6 +256,19 @@ func TestAttack3OtherTargets(t *testing.T) {
 	s.get(t).wantOK(t)
 }
 
+// TestAttack3PlainHTTP: where a request decides the upstream, whether the token would go out in the clear is known only
+// then. Nobody is called.
+func TestAttack3PlainHTTP(t *testing.T) {
+	s := launch(t, setup{upstream: "{header.X-Upstream}", transport: "dial_timeout 1s"})
+	to := func(upstream string) answer {
+		return s.call(t, http.MethodGet, "/", http.Header{"X-Upstream": {upstream}}, "")
+	}
+	to("192.0.2.1:80").wantProblem(t, http.StatusBadGateway, "upstream-insecure")
+	to("api.example:80").wantProblem(t, http.StatusBadGateway, "upstream-insecure")
+	wantNoCalls(t, s)
+	to(hostOf(t, s.api)).wantOK(t)
+}
+
 // TestAttack3Redirect of the API is the app's to follow, or not: without the token.
 func TestAttack3Redirect(t *testing.T) {
 	var hits atomic.Int32
