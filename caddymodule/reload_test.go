@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -235,5 +236,38 @@ func TestEndpointTransportDialsTheEndpoint(t *testing.T) {
 	}
 	if calls := idp.calls(); len(calls) != 1 || got != "200 Bearer t1" {
 		t.Errorf("got %s; token calls: %v", got, calls)
+	}
+}
+
+// TestEndpointTransportKeepsNoConnection: net/http sends a GET again by itself
+// when a connection that it kept breaks, and so a one-time code.
+func TestEndpointTransportKeepsNoConnection(t *testing.T) {
+	var opened atomic.Int32
+	api := newFakeAPI(t, httptest.NewServer)
+	idp := newFakeAPI(t, func(h http.Handler) *httptest.Server {
+		server := httptest.NewUnstartedServer(h)
+		server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+			if state == http.StateNew {
+				opened.Add(1)
+			}
+		}
+		server.Start()
+		return server
+	})
+	text := strings.Replace(reload(api, "", ""), api.URL+"/token", idp.URL+"/token", 1)
+	text = strings.Replace(text, "scope read", "transport {\n\t\t\t\tdial_timeout 2s\n\t\t\t}", 1)
+	s := newSidecar(t)
+	s.mustLoad(t, text)
+	// the grant, and then two refreshes, which have a transport of their own
+	for i := 1; i <= 3; i++ {
+		if got, want := s.get(t), fmt.Sprintf("200 Bearer t%d", i); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+		api.mu.Lock()
+		api.refuse[fmt.Sprintf("Bearer t%d", i)] = true
+		api.mu.Unlock()
+	}
+	if calls := idp.calls(); len(calls) != 3 || opened.Load() != 3 {
+		t.Errorf("%d connections for the token calls %v", opened.Load(), calls)
 	}
 }
