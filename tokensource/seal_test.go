@@ -147,10 +147,10 @@ func TestDamagedBytes(t *testing.T) {
 // last bits of base64, mean nothing.
 func read(record []byte) any {
 	var r struct {
-		Version     int
-		Sum, Key    string
-		Record      json.RawMessage
-		Sealed      []byte
+		Version  int
+		Sum, Key string
+		Record   json.RawMessage
+		Sealed   []byte
 	}
 	_ = json.Unmarshal(record, &r)
 	return r
