@@ -32,6 +32,7 @@ type App struct {
 
 	ctx     caddy.Context
 	env     *environment
+	storage *TokenStorage
 	log     *zap.Logger
 	built   map[string]*pooledSource
 	pending []string // names being built, to notice a source that leads back to itself
@@ -56,7 +57,14 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if a.tracing, err = newTracing(ctx); err != nil {
 		return err
 	}
-	a.env = &environment{storage: ctx.Storage(), log: ctx.Slogger(), observer: newObserver(a.tracing)}
+	if a.storage, err = findStorage(ctx); err != nil {
+		return err
+	}
+	store, err := a.storage.open(ctx)
+	if err != nil {
+		return err
+	}
+	a.env = newEnvironment(store, ctx.Slogger(), newObserver(a.tracing))
 	for _, name := range slices.Sorted(maps.Keys(a.Sources)) {
 		if a.Sources[name] == nil {
 			return fmt.Errorf("token_source %s: null: expected an object with a grant", name)
@@ -116,6 +124,10 @@ func (a *App) Cleanup() error {
 		if _, err := sourcePool.Delete(src.id); err != nil {
 			errs = append(errs, err)
 		}
+	}
+	if a.env != nil {
+		a.env.release()
+		a.env = nil
 	}
 	if a.tracing != nil {
 		errs = append(errs, a.tracing.close())
@@ -196,7 +208,9 @@ func (a *App) build(name string) (*pooledSource, error) {
 	if err != nil {
 		return nil, fmt.Errorf("token_source %s: %w", name, err)
 	}
-	src, err := takeSource(ts.config(name, g), gc, ts.grant)
+	cfg := ts.config(name, g)
+	cfg.StorageKeys = a.storage.keysInto(r.sum)
+	src, err := takeSource(cfg, gc, ts.grant)
 	if err != nil {
 		return nil, fmt.Errorf("token_source %s: %w", name, err)
 	}

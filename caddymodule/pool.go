@@ -5,12 +5,10 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/certmagic"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
 )
@@ -114,18 +112,18 @@ func (ps *pooledSource) attach(e *environment) {
 	ps.env.set(append(rest, e))
 	if before != nil && before != e {
 		ps.Reconsider()
-		if !sameStorage(before.storage, e.storage) {
+		if !sameStore(before.store, e.store) {
 			ps.StoreChanged()
 		}
 	}
 }
 
-// sameStorage reports whether two configs' storages are surely the same place:
-// Caddy makes a new value for each config.
-func sameStorage(a, b certmagic.Storage) bool {
+// sameStore reports whether two configs' stores are surely the same place:
+// there is a new value for each config.
+func sameStore(a, b tokensource.Store) bool {
 	as, aok := a.(fmt.Stringer)
 	bs, bok := b.(fmt.Stringer)
-	return aok && bok && as.String() == bs.String()
+	return aok && bok && as.String() != "" && as.String() == bs.String()
 }
 
 func (ps *pooledSource) detach(e *environment) {
@@ -133,73 +131,6 @@ func (ps *pooledSource) detach(e *environment) {
 	if len(rest) > 0 { // the last one serves until the source is closed
 		ps.env.set(rest)
 	}
-}
-
-// environment is what a config gives a source: it ends with the config, and
-// the source may not.
-type environment struct {
-	storage  certmagic.Storage
-	log      *slog.Logger
-	observer tokensource.Observer
-}
-
-// environments are those of the configs that use a source, the newest last.
-// That one is used. If a new config fails to load, its environment goes and
-// the running one's is back.
-type environments struct {
-	mu  sync.RWMutex
-	all []*environment
-}
-
-func (es *environments) list() []*environment {
-	es.mu.RLock()
-	defer es.mu.RUnlock()
-	return slices.Clone(es.all)
-}
-
-func (es *environments) set(all []*environment) {
-	es.mu.Lock()
-	defer es.mu.Unlock()
-	es.all = all
-}
-
-func (es *environments) current() *environment {
-	es.mu.RLock()
-	defer es.mu.RUnlock()
-	if len(es.all) == 0 {
-		return nil
-	}
-	return es.all[len(es.all)-1]
-}
-
-// storagePrefix is the folder of our records in Caddy's storage.
-const storagePrefix = "token_sources/"
-
-// Load implements tokensource.Store.
-func (es *environments) Load(ctx context.Context, key string) ([]byte, error) {
-	env := es.current()
-	if env == nil {
-		return nil, tokensource.ErrClosed
-	}
-	return env.storage.Load(ctx, storagePrefix+key+".json")
-}
-
-// Swap implements tokensource.Store.
-func (es *environments) Swap(ctx context.Context, key string, _, value []byte) error {
-	env := es.current()
-	if env == nil {
-		return tokensource.ErrClosed
-	}
-	return env.storage.Store(ctx, storagePrefix+key+".json", value)
-}
-
-// Renewing implements tokensource.Observer.
-func (es *environments) Renewing(ctx, cause context.Context, r tokensource.Renewal) (context.Context, func(tokensource.Outcome)) {
-	env := es.current()
-	if env == nil {
-		return ctx, func(tokensource.Outcome) {}
-	}
-	return env.observer.Renewing(ctx, cause, r)
 }
 
 // logHandler logs to the newest config's logger.
@@ -246,8 +177,6 @@ func (h logHandler) and(f func(slog.Handler) slog.Handler) slog.Handler {
 
 // Interface guards
 var (
-	_ caddy.Destructor     = (*pooledSource)(nil)
-	_ tokensource.Store    = (*environments)(nil)
-	_ tokensource.Observer = (*environments)(nil)
-	_ slog.Handler         = logHandler{}
+	_ caddy.Destructor = (*pooledSource)(nil)
+	_ slog.Handler     = logHandler{}
 )

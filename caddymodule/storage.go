@@ -1,0 +1,172 @@
+package caddymodule
+
+import (
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/certmagic"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource"
+)
+
+func init() {
+	caddy.RegisterModule(new(TokenStorage))
+}
+
+const storageAppName = "token_storage"
+
+// TokenStorage says where the tokens of all sources are kept, and how they are
+// sealed. It is what the global option token_sources configures.
+//
+// It is an app of its own because Caddy gives a global option no sight of what
+// another has made: token_source and token_sources cannot fill the same one.
+type TokenStorage struct {
+	// Keys that seal stored tokens, as {env.NAME} or {file.PATH}. The first
+	// seals, all of them open, so that a key can be replaced: put the new one
+	// first, and take the old one away when every token has been renewed. Each is
+	// 32 bytes, in standard base64 or as 64 hexadecimal digits. Default: tokens
+	// are stored as they are.
+	StorageKeys []string `json:"storage_keys,omitempty"`
+
+	// Where tokens are kept. Default: in Caddy's storage.
+	StoreRaw json.RawMessage `json:"store,omitempty" caddy:"namespace=token_sources.stores inline_key=module"`
+
+	// Where the Caddyfile says it.
+	Origin *Origin `json:"origin,omitempty"`
+
+	keys []tokensource.Secret
+}
+
+// Store is a module in the namespace token_sources.stores: a place for tokens,
+// by its settings. Others may add more.
+type Store interface {
+	caddy.Module
+	// TokenStore opens the store. It does no network I/O. If the store is an
+	// [io.Closer], it is closed when nothing uses it any more: since sources and
+	// calls outlive a config, that may be after the module's Cleanup.
+	TokenStore(ctx caddy.Context) (tokensource.Store, error)
+}
+
+// CaddyModule returns the Caddy module information.
+func (*TokenStorage) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  storageAppName,
+		New: func() caddy.Module { return new(TokenStorage) },
+	}
+}
+
+// Start implements caddy.App.
+func (*TokenStorage) Start() error { return nil }
+
+// Stop implements caddy.App.
+func (*TokenStorage) Stop() error { return nil }
+
+var errKeyLiteral = errors.New("a key does not belong into the config, which can be read through the admin API: expected {env.NAME} or {file.PATH}")
+
+// isSecretPlaceholder reports whether text is a placeholder for a secret, and
+// nothing else.
+func isSecretPlaceholder(text string) bool {
+	name, ok := strings.CutPrefix(text, "{")
+	name, closed := strings.CutSuffix(name, "}")
+	return ok && closed && !strings.ContainsAny(name, "{}") &&
+		(strings.HasPrefix(name, "env.") || strings.HasPrefix(name, "file."))
+}
+
+// storageKey returns the bytes of a key. No error quotes what it read.
+func storageKey(r *resolver, text string) (string, error) {
+	if !isSecretPlaceholder(text) {
+		return "", errKeyLiteral
+	}
+	value, err := r.plain(text)
+	if err != nil {
+		return "", err
+	}
+	const size = 32
+	if key, err := base64.StdEncoding.Strict().DecodeString(value); err == nil && len(key) == size {
+		return string(key), nil
+	}
+	if key, err := hex.DecodeString(value); err == nil && len(key) == size {
+		return string(key), nil
+	}
+	return "", fmt.Errorf("the value of %s is not a key: expected 32 bytes in base64 or 64 hexadecimal digits, as made by: openssl rand -base64 32", text)
+}
+
+// findStorage returns the config's settings, or those that are so by default.
+func findStorage(ctx caddy.Context) (*TokenStorage, error) {
+	app, err := ctx.AppIfConfigured(storageAppName)
+	if errors.Is(err, caddy.ErrNotConfigured) {
+		return new(TokenStorage), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return app.(*TokenStorage), nil
+}
+
+// open reads the keys and opens the store. It calls nobody. The sources' app
+// does it, not this one's Provision: apps come in no order, and what is wrong
+// should read the same each time.
+func (s *TokenStorage) open(ctx caddy.Context) (tokensource.Store, error) {
+	if err := s.readKeys(); err != nil {
+		return nil, err
+	}
+	if len(s.StoreRaw) > 0 {
+		return s.openModule(ctx)
+	}
+	if files, ok := ctx.Storage().(*certmagic.FileStorage); ok {
+		return newFileStore(files), nil
+	}
+	return newStorageStore(ctx.Storage()), nil
+}
+
+func (s *TokenStorage) readKeys() error {
+	r := &resolver{repl: caddy.NewReplacer()}
+	for i, text := range s.StorageKeys {
+		key, err := storageKey(r, text)
+		if err != nil {
+			return s.Origin.errorf("storage_key", "key %d: %w", i+1, err)
+		}
+		if slices.ContainsFunc(s.keys, func(k tokensource.Secret) bool { return k.Reveal() == key }) {
+			return s.Origin.errorf("storage_key", "key %d: given twice: expected a key of its own", i+1)
+		}
+		s.keys = append(s.keys, tokensource.NewSecret(key))
+	}
+	return nil
+}
+
+func (s *TokenStorage) openModule(ctx caddy.Context) (tokensource.Store, error) {
+	mod, err := ctx.LoadModule(s, "StoreRaw")
+	if err != nil {
+		return nil, s.Origin.errorf("store", "%w", err)
+	}
+	store, ok := mod.(Store)
+	if !ok {
+		return nil, s.Origin.errorf("store", "module %T is no store", mod)
+	}
+	opened, err := store.TokenStore(ctx)
+	if err != nil {
+		return nil, s.Origin.errorf("store", "%w", err)
+	}
+	return opened, nil
+}
+
+// keysInto returns the keys, and makes them part of the sum that tells one
+// source from another: with other keys a source is another one.
+func (s *TokenStorage) keysInto(sum hash.Hash) [][]byte {
+	var keys [][]byte
+	for _, key := range s.keys {
+		fmt.Fprintf(sum, "storage_key%d:%s", len(key.Reveal()), key.Reveal())
+		keys = append(keys, []byte(key.Reveal()))
+	}
+	return keys
+}
+
+// Interface guard
+var _ caddy.App = (*TokenStorage)(nil)

@@ -1,0 +1,220 @@
+package caddymodule
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io/fs"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource"
+)
+
+// storageStore keeps records in whatever Caddy's storage is. Nothing but the
+// interface is known of it, and implementations differ: locks that do nothing,
+// that fail at once, that ignore the context, that a dead holder keeps for a
+// minute; engines that look empty while they are down. A compare-and-swap is
+// made of that as well as can be: under the storage's lock if it can be had in
+// time, and with a second look at what was written.
+type storageStore struct {
+	storage certmagic.Storage
+	turns   [64]chan struct{} // one at a time within this process, which is certain
+	probes  chan int          // names of probes that are free
+	stuck   sync.Map          // names of locks that a call is still waiting for
+}
+
+// Time limits of a storageStore.
+const (
+	// A lock that takes longer belongs to one that is dead, or to one that
+	// keeps it alive without knowing.
+	storageLockTimeout = 5 * time.Second
+	// How often a lock that fails at once is tried again.
+	storageLockRetry = 100 * time.Millisecond
+	// How long another that saw the same old value may take to write its own.
+	settleLocked   = 50 * time.Millisecond
+	settleUnlocked = 500 * time.Millisecond
+	// A lock held for longer may have been taken over: it is not ours to release.
+	storageLockOurs = 4 * time.Second
+)
+
+func newStorageStore(s certmagic.Storage) *storageStore {
+	store := &storageStore{storage: s, probes: make(chan int, 16)}
+	for i := range store.turns {
+		store.turns[i] = make(chan struct{}, 1)
+	}
+	for i := range cap(store.probes) {
+		store.probes <- i
+	}
+	return store
+}
+
+// Load implements [tokensource.Store].
+func (s *storageStore) Load(ctx context.Context, key string) ([]byte, error) {
+	value, err := s.storage.Load(ctx, recordName(key))
+	if !errors.Is(err, fs.ErrNotExist) {
+		return value, err
+	}
+	return s.loadAgain(ctx, recordName(key))
+}
+
+var errUnreliable = errors.New("the store does not answer reliably")
+
+// loadAgain reads a record that was not there, between readings of one that
+// is: some storages say "not there" of everything while they are down, and of
+// some things for a moment after.
+func (s *storageStore) loadAgain(ctx context.Context, name string) (value []byte, err error) {
+	var slot int
+	select {
+	case slot = <-s.probes:
+		defer func() { s.probes <- slot }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	probe, text := fmt.Sprintf("%sprobe/%s-%d", storagePrefix, instanceID, slot), []byte(randomHex())
+	if err := s.storage.Store(ctx, probe, text); err != nil {
+		return nil, fmt.Errorf("%w: writing a probe: %w", errUnreliable, notAbsent(err))
+	}
+	defer func() { _ = s.storage.Delete(context.WithoutCancel(ctx), probe) }()
+	for range 2 {
+		if err := s.readBack(ctx, probe, text); err != nil {
+			return nil, err
+		}
+		value, err = s.storage.Load(ctx, name)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return value, err
+		}
+	}
+	if err := s.readBack(ctx, probe, text); err != nil {
+		return nil, err
+	}
+	return nil, err
+}
+
+func (s *storageStore) readBack(ctx context.Context, name string, text []byte) error {
+	got, err := s.storage.Load(ctx, name)
+	if err != nil {
+		return fmt.Errorf("%w: reading a probe: %w", errUnreliable, notAbsent(err))
+	}
+	if !bytes.Equal(got, text) {
+		return fmt.Errorf("%w: a probe reads as something else", errUnreliable)
+	}
+	return nil
+}
+
+// notAbsent is err, but not one that says that there is no record.
+func notAbsent(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return errors.New(err.Error())
+	}
+	return err
+}
+
+// Swap implements [tokensource.Store].
+func (s *storageStore) Swap(ctx context.Context, key string, old, value []byte) error {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(key))
+	turn := s.turns[h.Sum32()%uint32(len(s.turns))]
+	select {
+	case turn <- struct{}{}:
+		defer func() { <-turn }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	locked, unlock := s.lock(ctx, storagePrefix+key)
+	defer unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	current, err := s.Load(ctx, key)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if !same(current, err, old) {
+		return tokensource.ErrConflict
+	}
+	if err := s.storage.Store(ctx, recordName(key), value); err != nil {
+		return err
+	}
+	settle := settleLocked
+	if !locked {
+		settle = settleUnlocked
+	}
+	select {
+	case <-time.After(settle):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	current, err = s.storage.Load(ctx, recordName(key))
+	if err != nil {
+		return fmt.Errorf("%w: reading what was written: %w", errUnreliable, notAbsent(err))
+	}
+	if !bytes.Equal(current, value) {
+		return tokensource.ErrConflict
+	}
+	return nil
+}
+
+// lock takes the storage's lock, if it is to be had in time. unlock may be
+// called in any case. Some storages wait for a lock whatever the context says:
+// while such a call hangs nobody waits for that lock again.
+func (s *storageStore) lock(ctx context.Context, name string) (ok bool, unlock func()) {
+	ctx, cancel := context.WithTimeout(ctx, storageLockTimeout)
+	defer cancel()
+	for {
+		if _, stuck := s.stuck.LoadOrStore(name, true); stuck {
+			return false, func() {}
+		}
+		result := make(chan error)
+		go func() {
+			err := s.storage.Lock(ctx, name)
+			s.stuck.Delete(name)
+			select {
+			case result <- err:
+			case <-ctx.Done():
+				if err == nil { // too late
+					s.unlock(ctx, name)
+				}
+			}
+		}()
+		select {
+		case err := <-result:
+			if err == nil {
+				since := time.Now()
+				return true, func() {
+					if time.Since(since) < storageLockOurs {
+						s.unlock(ctx, name)
+					}
+				}
+			}
+		case <-ctx.Done():
+			return false, func() {}
+		}
+		select {
+		case <-time.After(storageLockRetry):
+		case <-ctx.Done():
+			return false, func() {}
+		}
+	}
+}
+
+func (s *storageStore) unlock(ctx context.Context, name string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storageLockOurs)
+	defer cancel()
+	_ = s.storage.Unlock(ctx, name) // it goes stale
+}
+
+// String names the place, where the storage can.
+func (s *storageStore) String() string {
+	if named, ok := s.storage.(fmt.Stringer); ok {
+		return named.String()
+	}
+	return ""
+}
+
+// Interface guard
+var _ tokensource.Store = (*storageStore)(nil)
