@@ -3,6 +3,7 @@ package caddymodule_test
 import (
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"maps"
 	"net/http/httptest"
 	"os"
@@ -49,10 +50,19 @@ func TestJSONEqualsCaddyfile(t *testing.T) {
 	if err := os.WriteFile(secret, []byte("hidden"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	storageKey := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(storageKey, []byte(strings.Repeat("ab", 32)), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	server := httptest.NewTLSServer(nil)
 	defer server.Close()
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	if err := os.WriteFile(ca, block, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	here := strings.NewReplacer(
-		"/run/secrets/client", secret,
+		"/run/secrets/client", secret, "/run/secrets/key", storageKey, "/run/secrets/ca.pem", ca,
 		"AAAA", base64.StdEncoding.EncodeToString(server.Certificate().Raw),
 	)
 	for _, g := range goldens(t, "adapt") {

@@ -74,7 +74,10 @@ func withoutOrigins(v any) {
 }
 
 func TestMain(m *testing.M) {
-	for name, value := range map[string]string{"GOOD": "good", "EMPTY": ""} {
+	for name, value := range map[string]string{
+		"GOOD": "good", "EMPTY": "",
+		"STORAGE_KEY": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", "STORAGE_KEY_HEX": "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f",
+	} {
 		if err := os.Setenv(name, value); err != nil {
 			panic(err)
 		}

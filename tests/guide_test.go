@@ -155,6 +155,8 @@ func TestReadmeOptions(t *testing.T) {
 		"response":           "{\n token_source a {\n grant request {\n response {\n zzz\n }\n }\n }\n}\n",
 		"transport":          ":80 {\n reverse_proxy localhost:81 {\n transport bearer a {\n zzz\n }\n }\n}\n",
 		"auth_failure":       ":80 {\n reverse_proxy localhost:81 {\n transport bearer a {\n auth_failure {\n zzz\n }\n }\n }\n}\n",
+		"token_sources":      "{\n token_sources {\n zzz\n }\n}\n",
+		"store redis":        "{\n token_sources {\n store redis {\n zzz\n }\n }\n}\n",
 		"token_login":        ":80 {\n token_login a {\n zzz\n }\n}\n",
 	}
 	list := regexp.MustCompile(`one of ([a-z_, ]+)`)

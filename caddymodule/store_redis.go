@@ -1,0 +1,207 @@
+package caddymodule
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"github.com/caddyserver/caddy/v2/modules/caddytls"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/redisstore"
+)
+
+func init() {
+	caddy.RegisterModule(new(RedisStore))
+	// the client prints to stderr what its errors say too
+	redis.SetLogger(redisLogger{})
+}
+
+type redisLogger struct{}
+
+// Printf logs what the client says of its connections.
+func (redisLogger) Printf(_ context.Context, format string, v ...any) {
+	caddy.Log().Named("token_sources.redis").Sugar().Debugf(format, v...)
+}
+
+// RedisStore keeps tokens in Redis, for a fleet that shares them. What it
+// guarantees, and what of that is Redis's own settings, is said by package
+// redisstore. Text may hold {env.*} and {file.*}. Nothing is dialed before a
+// token is wanted.
+type RedisStore struct {
+	// The servers, as host:port. One is a server, several are nodes of a
+	// cluster; with master they are Sentinels. Required.
+	Addresses []string `json:"addresses,omitempty"`
+
+	// The name under which Sentinels know the server.
+	Master string `json:"master,omitempty"`
+
+	// The user. Default: Redis's default user.
+	Username string `json:"username,omitempty"`
+
+	// The user's password. Write a placeholder, {env.NAME} or {file.PATH}: the
+	// config can be read through the admin API.
+	Password string `json:"password,omitempty"`
+
+	// The number of the database. Default: 0.
+	DB int `json:"db,omitempty"`
+
+	// Encrypts the connections: the settings of the http transport's tls.
+	// Default: they are not encrypted.
+	TLS *reverseproxy.TLSConfig `json:"tls,omitempty"`
+
+	// What keys begin with. Default: token_sources/.
+	Prefix string `json:"prefix,omitempty"`
+
+	// How many replicas must have a token before it is used. Default: 0.
+	Replicas int `json:"replicas,omitempty"`
+
+	// How long an exchange with the server may take; two fit into a call.
+	// Default: 3s.
+	Timeout caddy.Duration `json:"timeout,omitempty"`
+
+	// Where the Caddyfile says it.
+	Origin *Origin `json:"origin,omitempty"`
+
+	tls *tls.Config
+}
+
+// CaddyModule returns the Caddy module information.
+func (*RedisStore) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "token_sources.stores.redis",
+		New: func() caddy.Module { return new(RedisStore) },
+	}
+}
+
+// Provision reads what TLS needs.
+func (rs *RedisStore) Provision(ctx caddy.Context) (err error) {
+	if rs.TLS == nil {
+		return nil
+	}
+	if rs.tls, err = rs.TLS.MakeTLSClientConfig(ctx); err != nil {
+		return rs.Origin.errorf("tls", "%w", err)
+	}
+	if rs.tls == nil { // what Caddy makes of no settings
+		rs.tls = new(tls.Config)
+	}
+	rs.tls.MinVersion = tls.VersionTLS12
+	return nil
+}
+
+// Validate refuses what makes no sense.
+func (rs *RedisStore) Validate() error {
+	switch {
+	case len(rs.Addresses) == 0:
+		return rs.Origin.errorf("", "store redis: address is missing: expected address <host:port...>")
+	case rs.DB < 0:
+		return rs.Origin.errorf("db", "%d: expected a whole number from 0", rs.DB)
+	case rs.DB > 0 && rs.Master == "" && len(rs.Addresses) > 1:
+		return rs.Origin.errorf("db", "%d: several addresses are a cluster, which has only 0: expected one address, or master <name>", rs.DB)
+	case rs.Replicas < 0:
+		return rs.Origin.errorf("replicas", "%d: expected a whole number from 0", rs.Replicas)
+	case rs.Timeout < 0:
+		return rs.Origin.errorf("timeout", "%v: expected a duration above 0", time.Duration(rs.Timeout))
+	}
+	return nil
+}
+
+// TokenStore implements [Store].
+func (rs *RedisStore) TokenStore(caddy.Context) (tokensource.Store, error) {
+	r := &resolver{repl: caddy.NewReplacer()}
+	cfg := redisstore.Config{DB: rs.DB, TLS: rs.tls, Replicas: rs.Replicas, Timeout: time.Duration(rs.Timeout)}
+	for _, text := range rs.Addresses {
+		address, err := r.plain(text)
+		if err != nil {
+			return nil, rs.Origin.errorf("address", "%w", err)
+		}
+		if _, port, err := net.SplitHostPort(address); err != nil || port == "" {
+			return nil, rs.Origin.errorf("address", "%q: expected host:port", address)
+		}
+		cfg.Addresses = append(cfg.Addresses, address)
+	}
+	var password string
+	for option, field := range map[string]struct {
+		text string
+		to   *string
+	}{
+		"master": {rs.Master, &cfg.Master}, "username": {rs.Username, &cfg.Username},
+		"password": {rs.Password, &password}, "prefix": {rs.Prefix, &cfg.Prefix},
+	} {
+		var err error
+		if *field.to, err = r.plain(field.text); err != nil {
+			return nil, rs.Origin.errorf(option, "%w", err)
+		}
+	}
+	cfg.Password = tokensource.NewSecret(password)
+	store, err := redisstore.New(cfg)
+	if err != nil {
+		return nil, rs.Origin.errorf("", "store redis: %w", err)
+	}
+	return store, nil
+}
+
+// UnmarshalCaddyfile sets up the store from Caddyfile tokens. Syntax:
+//
+//	store redis {
+//	    address  <host:port...>
+//	    master   <name>
+//	    username <name>
+//	    password <password>
+//	    db       <number>
+//	    tls      [{
+//	        ca <files...>
+//	    }]
+//	    prefix   <text>
+//	    replicas <number>
+//	    timeout  <duration>
+//	}
+func (rs *RedisStore) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // redis
+	rs.Origin = originAt(d)
+	return options{
+		"address":  listOption(&rs.Addresses, "<host:port...>"),
+		"master":   textOption(&rs.Master, "<name>"),
+		"username": textOption(&rs.Username, "<name>"),
+		"password": textOption(&rs.Password, "<password>"),
+		"db": {usage: "<number>", min: 1, max: 1, parse: func(d *caddyfile.Dispenser, args []string) error {
+			n, err := strconv.Atoi(args[0])
+			if err != nil || n < 0 {
+				return d.Errf("%q is not a database: expected a whole number from 0", args[0])
+			}
+			rs.DB = n
+			return nil
+		}},
+		"tls":      {usage: "[{ ca <files...> }]", max: 0, parse: rs.parseTLS},
+		"prefix":   textOption(&rs.Prefix, "<text>"),
+		"replicas": countOption(&rs.Replicas),
+		"timeout":  positiveOption(&rs.Timeout),
+	}.parse(d, "store redis", rs.Origin, nil)
+}
+
+func (rs *RedisStore) parseTLS(d *caddyfile.Dispenser, _ []string) error {
+	rs.TLS = new(reverseproxy.TLSConfig)
+	var files []string
+	if err := (options{"ca": listOption(&files, "<files...>")}).parse(d, "tls", nil, nil); err != nil {
+		return err
+	}
+	if len(files) > 0 {
+		rs.TLS.CARaw = caddyconfig.JSONModuleObject(caddytls.FileCAPool{TrustedCACertPEMFiles: files}, "provider", "file", nil)
+	}
+	return nil
+}
+
+// Interface guards
+var (
+	_ Store                 = (*RedisStore)(nil)
+	_ caddy.Provisioner     = (*RedisStore)(nil)
+	_ caddy.Validator       = (*RedisStore)(nil)
+	_ caddyfile.Unmarshaler = (*RedisStore)(nil)
+)
