@@ -207,6 +207,18 @@ func TestIDFollowsSettings(t *testing.T) {
 			}
 		})
 	}
+	t.Run("storage keys", func(t *testing.T) {
+		seen := map[string]string{want["api"]: "no key"}
+		for _, keys := range []string{"{env.STORAGE_KEY}", "{env.OTHER_KEY}", "{env.STORAGE_KEY} {env.OTHER_KEY}", "{env.OTHER_KEY} {env.STORAGE_KEY}"} {
+			t.Setenv("OTHER_KEY", strings.Repeat("cd", 32))
+			text := strings.Replace(identified, "{\n", "{\n\ttoken_sources {\n\t\tstorage_key "+keys+"\n\t}\n", 1)
+			id := sourceIDs(t, contained(t, mustAdapt(t, text)))["api"]
+			if other, twice := seen[id]; twice {
+				t.Errorf("with %s and with %s the source is the same", keys, other)
+			}
+			seen[id] = keys
+		}
+	})
 	t.Run("the secret itself", func(t *testing.T) {
 		t.Setenv("GOOD", "another")
 		if got := sourceIDs(t, contained(t, mustAdapt(t, identified))); got["api"] == want["api"] {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -103,15 +104,15 @@ func (h *helper) kill(t *testing.T) {
 	_ = h.Wait()
 }
 
-// countUp counts a number up, each step however often others are faster.
+// countUp counts a number up, each step however often others are faster. As
+// with records, no two write the same.
 func countUp(ctx context.Context, s tokensource.Store, steps int) error {
 	for done := 0; done < steps; {
 		old, err := s.Load(ctx, "n")
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		n, _ := strconv.Atoi(string(old)) // nothing is 0
-		switch err := s.Swap(ctx, "n", old, []byte(strconv.Itoa(n+1))); {
+		switch err := s.Swap(ctx, "n", old, fmt.Appendf(nil, "%d %s", count(old)+1, randomHex())); {
 		case err == nil:
 			done++
 		case !errors.Is(err, tokensource.ErrConflict):
@@ -119,6 +120,12 @@ func countUp(ctx context.Context, s tokensource.Store, steps int) error {
 		}
 	}
 	return nil
+}
+
+func count(value []byte) int {
+	var n int
+	_, _ = fmt.Sscan(string(value), &n) // nothing is 0
+	return n
 }
 
 func TestFileStore(t *testing.T) {
@@ -179,7 +186,7 @@ func TestFileStoreCounts(t *testing.T) {
 	for _, h := range helpers {
 		must(t, h.Wait())
 	}
-	if got, err := s.Load(t.Context(), "n"); string(got) != "175" {
+	if got, err := s.Load(t.Context(), "n"); count(got) != 175 {
 		t.Errorf("got %s, %v: want 175", got, err)
 	}
 }

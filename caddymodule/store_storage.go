@@ -24,7 +24,7 @@ import (
 type storageStore struct {
 	storage certmagic.Storage
 	turns   [64]chan struct{} // one at a time within this process, which is certain
-	probes  chan int          // names of probes that are free
+	probes  chan string       // names of probes that are free
 	stuck   sync.Map          // names of locks that a call is still waiting for
 }
 
@@ -43,12 +43,14 @@ const (
 )
 
 func newStorageStore(s certmagic.Storage) *storageStore {
-	store := &storageStore{storage: s, probes: make(chan int, 16)}
+	store := &storageStore{storage: s, probes: make(chan string, 16)}
 	for i := range store.turns {
 		store.turns[i] = make(chan struct{}, 1)
 	}
+	// names of its own: during a reload there are two stores
+	id := randomHex()
 	for i := range cap(store.probes) {
-		store.probes <- i
+		store.probes <- fmt.Sprintf("%sprobe/%s-%d", storagePrefix, id, i)
 	}
 	return store
 }
@@ -68,14 +70,14 @@ var errUnreliable = errors.New("the store does not answer reliably")
 // is: some storages say "not there" of everything while they are down, and of
 // some things for a moment after.
 func (s *storageStore) loadAgain(ctx context.Context, name string) (value []byte, err error) {
-	var slot int
+	var probe string
 	select {
-	case slot = <-s.probes:
-		defer func() { s.probes <- slot }()
+	case probe = <-s.probes:
+		defer func() { s.probes <- probe }()
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	probe, text := fmt.Sprintf("%sprobe/%s-%d", storagePrefix, instanceID, slot), []byte(randomHex())
+	text := []byte(randomHex())
 	if err := s.storage.Store(ctx, probe, text); err != nil {
 		return nil, fmt.Errorf("%w: writing a probe: %w", errUnreliable, notAbsent(err))
 	}
