@@ -39,7 +39,7 @@ func TestTokensInRedis(t *testing.T) {
 	if got := s.get(t); got.status != http.StatusOK {
 		t.Fatalf("status %d: %s", got.status, got.body)
 	}
-	if n := s.p.Count().TokenCalls; n != 1 {
+	if n := s.p.TokenCount(); n != 1 {
 		t.Errorf("%d token calls: want 1", n)
 	}
 	server.Kill()
