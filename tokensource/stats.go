@@ -17,6 +17,9 @@ type Stats struct {
 	// Failing counts the keys that have no usable token, and whose last renewal
 	// failed.
 	Failing int
+	// Overdue tokens are expired and serve on, in their time of grace, for their
+	// last renewal failed.
+	Overdue int
 }
 
 // Stats counts. It looks at every key.
@@ -38,6 +41,8 @@ func (s *Source) Stats() Stats {
 			if !t.expiry.IsZero() && (st.Expiry.IsZero() || t.expiry.Before(st.Expiry)) {
 				st.Expiry = t.expiry
 			}
+		case e.failure.err != nil && s.inGrace(now, t):
+			st.Overdue++
 		case e.failure.err != nil && (t != nil || e.lost || s.single != nil):
 			st.Failing++
 		}
