@@ -47,6 +47,12 @@ var (
 		"Tokens in memory that are not expired.", []string{"source"}, nil)
 	expiryDesc = prometheus.NewDesc("caddy_token_source_expiry_timestamp_seconds",
 		"When the token expires, or the first of a keyed source's.", []string{"source"}, nil)
+	needsPersonDesc = prometheus.NewDesc("caddy_token_source_needs_person",
+		"Keys whose refresh token was refused for good: a person must authorize again.", []string{"source"}, nil)
+	unstoredDesc = prometheus.NewDesc("caddy_token_source_unstored_tokens",
+		"Tokens that serve from memory, for the store did not take them yet.", []string{"source"}, nil)
+	storeUpDesc = prometheus.NewDesc("caddy_token_source_store_up",
+		"1 if the store worked when it was last used, 0 if it failed.", []string{"source"}, nil)
 	breakerDesc = prometheus.NewDesc("caddy_bearer_breaker_state",
 		"0 closed, 1 half-open, 2 open; of a keyed source's breakers the worst.", []string{"source", "breaker"}, nil)
 )
@@ -56,9 +62,9 @@ type gauges struct{ app *App }
 
 // Describe implements prometheus.Collector.
 func (g gauges) Describe(ch chan<- *prometheus.Desc) {
-	ch <- tokensDesc
-	ch <- expiryDesc
-	ch <- breakerDesc
+	for _, d := range []*prometheus.Desc{tokensDesc, expiryDesc, needsPersonDesc, unstoredDesc, storeUpDesc, breakerDesc} {
+		ch <- d
+	}
 }
 
 // Collect implements prometheus.Collector.
@@ -72,6 +78,13 @@ func (g gauges) Collect(ch chan<- prometheus.Metric) {
 		if !stats.Expiry.IsZero() {
 			gauge(expiryDesc, float64(stats.Expiry.UnixMilli())/1e3, name)
 		}
+		gauge(needsPersonDesc, float64(stats.NeedPerson), name)
+		gauge(unstoredDesc, float64(stats.Unstored), name)
+		up := 1.0
+		if src.StoreError() != nil {
+			up = 0
+		}
+		gauge(storeUpDesc, up, name)
 		gauge(breakerDesc, float64(src.Breaker()), name, "token_endpoint")
 		gauge(breakerDesc, float64(src.live.worst()), name, "api")
 	}

@@ -134,7 +134,10 @@ func TestMetricsGauges(t *testing.T) {
 	_ = judge(bs, tokensource.NewKey("alice"), tokensource.Fails)
 	reg := loadedMetrics(t, app)
 	for metric, want := range map[string]map[string]float64{
-		"caddy_token_source_tokens": {"source=a": 2, "source=b": 0},
+		"caddy_token_source_tokens":          {"source=a": 2, "source=b": 0},
+		"caddy_token_source_needs_person":    {"source=a": 0, "source=b": 0},
+		"caddy_token_source_unstored_tokens": {"source=a": 0, "source=b": 0},
+		"caddy_token_source_store_up":        {"source=a": 1, "source=b": 1},
 		"caddy_bearer_breaker_state": {
 			"breaker=api,source=a": 0, "breaker=api,source=b": 2,
 			"breaker=token_endpoint,source=a": 0, "breaker=token_endpoint,source=b": 0,
