@@ -79,6 +79,11 @@ func (a *App) Provision(ctx caddy.Context) error {
 		}
 	}
 	registerMetrics(ctx, a)
+	observer, err := withEvents(ctx, a.env.observer)
+	if err != nil {
+		return err
+	}
+	a.env.observer = observer
 	return nil
 }
 
