@@ -1,0 +1,54 @@
+package caddymodule
+
+import (
+	"errors"
+	"net/http"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+func init() {
+	caddy.RegisterModule(adminAPI{})
+}
+
+// adminAPI is the part of Caddy's admin API under /token_sources/. What it
+// answers holds no secret and names no key.
+//
+//   - GET readiness tells whether requests are served: 503 when a source has no
+//     token to serve with, else 200.
+type adminAPI struct{}
+
+const adminPath = "/token_sources/"
+
+// CaddyModule returns the Caddy module information.
+func (adminAPI) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "admin.api.token_sources",
+		New: func() caddy.Module { return new(adminAPI) },
+	}
+}
+
+// Routes implements caddy.AdminRouter.
+func (a adminAPI) Routes() []caddy.AdminRoute {
+	return []caddy.AdminRoute{{Pattern: adminPath, Handler: caddy.AdminHandlerFunc(a.serve)}}
+}
+
+// serve asks the running config each time: Caddy starts the admin endpoint
+// before a config is known to load, and keeps it when one does not.
+func (adminAPI) serve(w http.ResponseWriter, r *http.Request) error {
+	if r.URL.Path != adminPath+"readiness" {
+		return caddy.APIError{HTTPStatus: http.StatusNotFound, Err: errors.New("expected " + adminPath + "readiness")}
+	}
+	if !readinessMethod(r.Method) {
+		w.Header().Set("Allow", readinessMethods)
+		return caddy.APIError{HTTPStatus: http.StatusMethodNotAllowed, Err: errors.New("expected " + readinessMethods)}
+	}
+	ready, err := findReadiness(caddy.ActiveContext())
+	if err != nil {
+		return caddy.APIError{HTTPStatus: http.StatusServiceUnavailable, Err: err}
+	}
+	return ready.write(w)
+}
+
+// Interface guard
+var _ caddy.AdminRouter = adminAPI{}

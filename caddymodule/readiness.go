@@ -1,0 +1,139 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource"
+)
+
+// Whether requests are served, for load balancers and people: of each source
+// and of all. Two doors lead here, the admin API and the handler
+// token_readiness.
+
+// The statuses, from the best to the worst.
+const (
+	statusReady       = "ready"       // nothing is wrong, or it was not used yet
+	statusDegraded    = "degraded"    // tokens serve, and somebody should look
+	statusUnavailable = "unavailable" // a source has no token to serve with
+)
+
+// The reasons, a closed list.
+const (
+	reasonStoreDown       = "store_down"             // it failed when it was last used
+	reasonUnstored        = "unstored"               // tokens would be lost with this process
+	reasonNeedsPerson     = "needs_person"           // a refresh token was refused for good
+	reasonRenewalsFail    = "renewals_fail"          // of keys that have no valid token
+	reasonEndpointBreaker = "token_endpoint_breaker" // is not closed
+	reasonAPIBreaker      = "api_breaker"            // is not closed
+)
+
+// readiness is the answer.
+type readiness struct {
+	Status  string                     `json:"status"`
+	Sources map[string]sourceReadiness `json:"sources"`
+}
+
+type sourceReadiness struct {
+	Status      string   `json:"status"`
+	Reasons     []string `json:"reasons"`
+	Tokens      int      `json:"tokens"`
+	Unstored    int      `json:"unstored"`
+	NeedsPerson int      `json:"needs_person"`
+	Breaker     string   `json:"breaker"` // the worse of the token endpoint's and the API's
+	Store       string   `json:"store"`
+}
+
+// sourceState is what readiness is told by.
+type sourceState struct {
+	tokensource.Stats
+	keyed     bool
+	storeDown bool
+	endpoint  tokensource.BreakerState
+	api       tokensource.BreakerState
+}
+
+// readinessOf is a pure function of a source's state. A keyed source is never
+// unavailable: one user without a token says nothing of the next.
+func readinessOf(s sourceState) sourceReadiness {
+	r := sourceReadiness{
+		Status: statusReady, Reasons: []string{}, Tokens: s.Tokens, Unstored: s.Unstored, NeedsPerson: s.NeedPerson,
+		Breaker: max(s.endpoint, s.api).String(), Store: "up",
+	}
+	if s.storeDown {
+		r.Store = "down"
+	}
+	for _, c := range []struct {
+		is     bool
+		reason string
+	}{
+		{s.storeDown, reasonStoreDown},
+		{s.Unstored > 0, reasonUnstored},
+		{s.NeedPerson > 0, reasonNeedsPerson},
+		{s.Failing > 0 || s.Overdue > 0, reasonRenewalsFail},
+		{s.endpoint != tokensource.BreakerClosed, reasonEndpointBreaker},
+		{s.api != tokensource.BreakerClosed, reasonAPIBreaker},
+	} {
+		if c.is {
+			r.Status = statusDegraded
+			r.Reasons = append(r.Reasons, c.reason)
+		}
+	}
+	serves := s.keyed || s.Tokens > 0 || s.Overdue > 0
+	if !serves && (s.Failing > 0 || s.NeedPerson > 0) {
+		r.Status = statusUnavailable
+	}
+	return r
+}
+
+// readiness is that of all sources: the worst one's.
+func (a *App) readiness() readiness {
+	all := readiness{Status: statusReady, Sources: make(map[string]sourceReadiness, len(a.built))}
+	for name, src := range a.built {
+		r := readinessOf(sourceState{
+			Stats: src.Stats(), keyed: len(a.Sources[name].Keys) > 0, storeDown: src.StoreError() != nil,
+			endpoint: src.Breaker(), api: src.live.worst(),
+		})
+		all.Sources[name] = r
+		if r.Status == statusUnavailable || all.Status == statusReady {
+			all.Status = r.Status
+		}
+	}
+	return all
+}
+
+// findReadiness is that of a config. Without sources there is nothing to wait
+// for; without a config nobody serves.
+func findReadiness(ctx caddy.Context) (readiness, error) {
+	if ctx.Context == nil {
+		return readiness{statusUnavailable, map[string]sourceReadiness{}}, nil
+	}
+	app, err := ctx.AppIfConfigured(appName)
+	switch {
+	case errors.Is(err, caddy.ErrNotConfigured):
+		return readiness{statusReady, map[string]sourceReadiness{}}, nil
+	case err != nil:
+		return readiness{}, err
+	}
+	return app.(*App).readiness(), nil
+}
+
+const readinessMethods = "GET, HEAD"
+
+func readinessMethod(method string) bool {
+	return method == http.MethodGet || method == http.MethodHead
+}
+
+// write answers 503 when requests are not served. Degraded is 200: to take a
+// replica away that serves would make things worse.
+func (r readiness) write(w http.ResponseWriter) error {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	if r.Status == statusUnavailable {
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}
+	return json.NewEncoder(w).Encode(r)
+}

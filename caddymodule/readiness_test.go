@@ -1,0 +1,155 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource"
+)
+
+func TestReadinessOf(t *testing.T) {
+	stats := func(tokens, failing, overdue, person, unstored int) sourceState {
+		return sourceState{Stats: tokensource.Stats{Tokens: tokens, Failing: failing, Overdue: overdue, NeedPerson: person, Unstored: unstored}}
+	}
+	with := func(s sourceState, change func(*sourceState)) sourceState {
+		change(&s)
+		return s
+	}
+	keyed := func(s *sourceState) { s.keyed = true }
+	for name, c := range map[string]struct {
+		state   sourceState
+		status  string
+		reasons []string
+	}{
+		"never used":                  {stats(0, 0, 0, 0, 0), statusReady, nil},
+		"serves":                      {stats(1, 0, 0, 0, 0), statusReady, nil},
+		"not stored":                  {stats(1, 0, 0, 0, 1), statusDegraded, []string{reasonUnstored}},
+		"lost, and valid":             {stats(1, 0, 0, 1, 0), statusDegraded, []string{reasonNeedsPerson}},
+		"lost, and expired":           {stats(0, 0, 0, 1, 0), statusUnavailable, []string{reasonNeedsPerson}},
+		"failed, and no token":        {stats(0, 1, 0, 0, 0), statusUnavailable, []string{reasonRenewalsFail}},
+		"failed, in its grace":        {stats(0, 0, 1, 0, 0), statusDegraded, []string{reasonRenewalsFail}},
+		"lost, in its grace":          {stats(0, 0, 1, 1, 0), statusDegraded, []string{reasonNeedsPerson, reasonRenewalsFail}},
+		"store down, never used":      {with(stats(0, 0, 0, 0, 0), func(s *sourceState) { s.storeDown = true }), statusDegraded, []string{reasonStoreDown}},
+		"store down":                  {with(stats(1, 0, 0, 0, 0), func(s *sourceState) { s.storeDown = true }), statusDegraded, []string{reasonStoreDown}},
+		"store down, and no token":    {with(stats(0, 1, 0, 0, 0), func(s *sourceState) { s.storeDown = true }), statusUnavailable, []string{reasonStoreDown, reasonRenewalsFail}},
+		"endpoint's breaker open":     {with(stats(1, 0, 0, 0, 0), func(s *sourceState) { s.endpoint = tokensource.BreakerOpen }), statusDegraded, []string{reasonEndpointBreaker}},
+		"API's breaker half-open":     {with(stats(1, 0, 0, 0, 0), func(s *sourceState) { s.api = tokensource.BreakerHalfOpen }), statusDegraded, []string{reasonAPIBreaker}},
+		"keyed, all lost":             {with(stats(0, 3, 0, 3, 0), keyed), statusDegraded, []string{reasonNeedsPerson, reasonRenewalsFail}},
+		"keyed, some fail":            {with(stats(5, 1, 0, 0, 0), keyed), statusDegraded, []string{reasonRenewalsFail}},
+		"keyed, one failed, no other": {with(stats(0, 1, 0, 0, 0), keyed), statusDegraded, []string{reasonRenewalsFail}},
+	} {
+		got := readinessOf(c.state)
+		if got.Status != c.status || !slices.Equal(got.Reasons, c.reasons) || got.Reasons == nil {
+			t.Errorf("%s: %s %v, want %s %v", name, got.Status, got.Reasons, c.status, c.reasons)
+		}
+	}
+}
+
+// TestReadinessIsTheWorst of the sources', in its own words.
+func TestReadinessIsTheWorst(t *testing.T) {
+	app := metricsApp(t, "well", "failing")
+	app.Sources = map[string]*TokenSource{"well": {}, "failing": {}}
+	read := func() (int, string) {
+		w := httptest.NewRecorder()
+		if err := app.readiness().write(w); err != nil {
+			t.Fatal(err)
+		}
+		if w.Header().Get("Content-Type") != "application/json" || w.Header().Get("Cache-Control") != "no-store" {
+			t.Errorf("headers %v", w.Header())
+		}
+		return w.Code, w.Body.String()
+	}
+	const well = `{"status":"ready","reasons":[],"tokens":0,"unstored":0,"needs_person":0,"breaker":"closed","store":"up"}`
+	if status, body := read(); status != 200 || body != `{"status":"ready","sources":{"failing":`+well+`,"well":`+well+"}}\n" {
+		t.Errorf("got %d %s", status, body)
+	}
+	src := testSource(t, tokensource.Config{Grant: testGrant(func(*http.Request) (int, string) { return 400, `{"error": "invalid_client"}` })})
+	if _, err := src.Token(t.Context(), tokensource.Key{}); err == nil {
+		t.Fatal("a token")
+	}
+	app.built["failing"].Source = src
+	status, body := read()
+	var got readiness
+	if err := json.Unmarshal([]byte(body), &got); err != nil {
+		t.Fatal(err)
+	}
+	if status != 503 || got.Status != statusUnavailable || got.Sources["failing"].Status != statusUnavailable || got.Sources["well"].Status != statusReady {
+		t.Errorf("got %d %s", status, body)
+	}
+}
+
+func TestAdminAPI(t *testing.T) {
+	routes := adminAPI{}.Routes()
+	if len(routes) != 1 {
+		t.Fatalf("%d routes", len(routes))
+	}
+	ask := func(method, path string) (*httptest.ResponseRecorder, int) {
+		w := httptest.NewRecorder()
+		err := routes[0].Handler.ServeHTTP(w, httptest.NewRequest(method, path, nil))
+		var api caddy.APIError
+		if errors.As(err, &api) {
+			return w, api.HTTPStatus
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return w, w.Code
+	}
+	if err := caddy.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if w, status := ask(http.MethodGet, "/token_sources/readiness"); status != 503 || w.Body.String() != `{"status":"unavailable","sources":{}}`+"\n" {
+		t.Errorf("no config runs: %d %s", status, w.Body)
+	}
+	for _, method := range []string{http.MethodPost, http.MethodPut, http.MethodDelete, http.MethodOptions, http.MethodTrace} {
+		if w, status := ask(method, "/token_sources/readiness"); status != 405 || w.Header().Get("Allow") != "GET, HEAD" {
+			t.Errorf("%s: %d, Allow %q", method, status, w.Header().Get("Allow"))
+		}
+	}
+	for _, path := range []string{"/token_sources/", "/token_sources/readiness/", "/token_sources/api", "/token_sources/readiness/api"} {
+		if _, status := ask(http.MethodGet, path); status != 404 {
+			t.Errorf("%s: %d", path, status)
+		}
+	}
+}
+
+// TestReadinessCallers: source names and counts are for this host, as its
+// tokens are.
+func TestReadinessCallers(t *testing.T) {
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
+	defer cancel()
+	tr := &TokenReadiness{ctx: ctx, callers: *mustCallers(t, nil, nil)}
+	serve := func(req *http.Request) *httptest.ResponseRecorder {
+		w := httptest.NewRecorder()
+		if err := tr.ServeHTTP(w, req, nil); err != nil {
+			t.Fatal(err)
+		}
+		return w
+	}
+	if w := serve(call("127.0.0.1:1", "localhost:9")); w.Code != 200 || w.Body.String() != `{"status":"ready","sources":{}}`+"\n" {
+		t.Errorf("no sources: %d %s", w.Code, w.Body)
+	}
+	page := call("127.0.0.1:1", "localhost:9")
+	page.Header.Set("Origin", "https://evil.example")
+	for name, req := range map[string]*http.Request{
+		"another host": call("10.1.2.3:1", "localhost:9"), "a rebound name": call("127.0.0.1:1", "evil.example"), "a page": page,
+	} {
+		if w := serve(req); w.Code != 403 || !strings.Contains(w.Body.String(), problemCallerRefused) {
+			t.Errorf("%s: %d %s", name, w.Code, w.Body)
+		}
+	}
+	for _, method := range []string{http.MethodPost, http.MethodTrace, http.MethodOptions} {
+		req := call("127.0.0.1:1", "localhost:9")
+		req.Method = method
+		if w := serve(req); w.Code != 405 || w.Header().Get("Allow") != "GET, HEAD" {
+			t.Errorf("%s: %d, Allow %q", method, w.Code, w.Header().Get("Allow"))
+		}
+	}
+}
