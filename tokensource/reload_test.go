@@ -44,6 +44,28 @@ func TestResumeUnderARequest(t *testing.T) {
 	})
 }
 
+// The store is down at the start: it is looked into until it is not, and the
+// provider is not called for what is there.
+func TestResumeWhileTheStoreIsDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, g := newMemStore(), &fakeGrant{person: true}
+		k := tokensource.Config{Grant: g, Store: store}
+		if _, err := newSource(t, k).Exchange(context.Background(), noKey, code("c")); err != nil {
+			t.Fatal(err)
+		}
+		store.fail(errDisk, errDisk)
+		s := newSource(t, k)
+		s.Resume()
+		time.Sleep(10 * time.Minute)
+		store.fail(nil, nil)
+		time.Sleep(3 * time.Second)
+		if st := s.Stats(); st.Tokens != 1 {
+			t.Errorf("%+v, want the token that was stored", st)
+		}
+		wantCalls(t, g, 0, 0)
+	})
+}
+
 // Reconsider: a reload gives a refused client another try.
 func TestReconsider(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
