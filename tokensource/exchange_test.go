@@ -51,11 +51,18 @@ func TestCodesThatFail(t *testing.T) {
 		"a 200 without a token":   {status(200), true},
 		"500":                     {status(500), false},
 		"throttled":               {throttle(time.Second), false},
+		"no answer":               {&tokensource.EndpointError{Host: "idp", Sent: true}, true},
+		"a token that is none":    {nil, true},
 		"the endpoint is not met": {&tokensource.EndpointError{Host: "idp"}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				g := &fakeGrant{person: true, onExchange: func(context.Context, int, string) (*tokensource.Answer, error) { return nil, c.failure }}
+				g := &fakeGrant{person: true, onExchange: func(context.Context, int, string) (*tokensource.Answer, error) {
+					if c.failure == nil {
+						return answer("a b", "", 0), nil
+					}
+					return nil, c.failure
+				}}
 				s := newSource(t, tokensource.Config{Grant: g})
 				for range 3 {
 					_, err := s.Exchange(context.Background(), noKey, code("c"))
@@ -69,6 +76,73 @@ func TestCodesThatFail(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A code is sent once: not after a restart, not by another replica, not after
+// another code came between, not when it was cut off.
+func TestCodeIsSentOnceByAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newMemStore()
+		g := &fakeGrant{person: true}
+		cfg := tokensource.Config{Grant: g, Store: store, KeyNames: []string{"user"}}
+		k := tokensource.NewKey("ann")
+		a, b := newSource(t, cfg), newSource(t, cfg)
+		for _, c := range []string{"a", "b"} {
+			if _, err := a.Exchange(context.Background(), k, code(c)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		g.onExchange = func(_ context.Context, _ int, c string) (*tokensource.Answer, error) {
+			if c == "cut" {
+				cut, err := newSource(t, tokensource.Config{Grant: g, Store: store, KeyNames: []string{"user"}}).Exchange(context.Background(), k, code(c))
+				if !errors.Is(err, tokensource.ErrCodeRefused) {
+					t.Errorf("while it is being sent: %v, %v, want ErrCodeRefused", cut, err)
+				}
+			}
+			return answer("exchanged-"+c, "", time.Hour), nil
+		}
+		if _, err := a.Exchange(context.Background(), k, code("cut")); err != nil {
+			t.Error(err)
+		}
+		for who, s := range map[string]*tokensource.Source{"the same": a, "a replica": b, "after a restart": newSource(t, cfg)} {
+			for _, c := range []string{"a", "b", "cut"} {
+				_, err := s.Exchange(context.Background(), k, code(c))
+				if again := who == "the same" && c == "cut"; err == nil != again || (!again && !errors.Is(err, tokensource.ErrCodeRefused)) {
+					t.Errorf("%s, code %s: %v, want ErrCodeRefused", who, c, err)
+				}
+			}
+		}
+		if n := g.exchanges.Load(); n != 3 {
+			t.Errorf("sent %d times, want once each", n)
+		}
+		want(t, b, k, "exchanged-cut")
+		time.Sleep(2 * time.Hour) // a renewal does not forget it
+		if _, err := newSource(t, cfg).Token(context.Background(), k); !errors.Is(err, tokensource.ErrAuthorizationRequired) {
+			t.Error(err)
+		}
+		if _, err := newSource(t, cfg).Exchange(context.Background(), k, code("b")); !errors.Is(err, tokensource.ErrCodeRefused) {
+			t.Errorf("after the token's end: %v, want ErrCodeRefused", err)
+		}
+	})
+}
+
+// A code that was not used up may be handed over again, to whichever process.
+func TestCodeThatIsStillGood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &fakeGrant{person: true, onExchange: func(_ context.Context, n int, c string) (*tokensource.Answer, error) {
+			if n == 1 {
+				return nil, status(503)
+			}
+			return answer("exchanged-"+c, "", time.Hour), nil
+		}}
+		cfg := tokensource.Config{Grant: g, Store: newMemStore()}
+		if _, err := newSource(t, cfg).Exchange(context.Background(), noKey, code("c")); !errors.Is(err, tokensource.ErrUnavailable) {
+			t.Fatal(err)
+		}
+		if _, err := newSource(t, cfg).Exchange(context.Background(), noKey, code("c")); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // A bad code says nothing about the source: who asks for a token is told that

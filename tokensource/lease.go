@@ -126,7 +126,7 @@ func (s *Source) intend(ctx context.Context, e *entry, call Reason, st *stored, 
 			s.log.Error("token store has lost a write: an older token is there than was written; it is written again",
 				"source", s.cfg.Name, "key", e.key.String(), "stored_generation", st.rec.Generation, "generation", cur.generation)
 		}
-		l.rec = record{Renewed: st.rec.Renewed}
+		l.rec = record{Renewed: st.rec.Renewed, Codes: st.rec.Codes}
 		l.rec.put(cur)
 	} else if other := st.rec.Intent; other != nil {
 		l.rec.Doubt++
@@ -231,13 +231,13 @@ func (l *lease) good() bool {
 	return before(time.Now(), l.sure.Add(time.Duration(l.rec.Intent.Lapse)*time.Millisecond/2))
 }
 
-// written returns the record as the lease last wrote it; known is false when
-// there is none, or another process has taken it over.
-func (l *lease) written() (raw []byte, known bool) {
+// written returns the record as the lease last wrote it, and nil when there is
+// none, or another process has taken it over.
+func (l *lease) written() *stored {
 	if l == nil || l.lost {
-		return nil, false
+		return nil
 	}
-	return l.raw, true
+	return &stored{raw: l.raw, rec: &l.rec}
 }
 
 // inDoubt reports whether the refresh token may have been used before.

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -34,6 +35,9 @@ type record struct {
 	// Doubt counts the renewals that were cut off or whose answer did not come:
 	// the refresh token may be used up.
 	Doubt int `json:"doubt,omitempty"`
+	// Codes are hashes of the authorization codes that were sent last: a code is
+	// sent once, whatever process it is handed to.
+	Codes []string `json:"codes,omitempty"`
 	// Refused is when the refresh token was refused for good: only a person can
 	// bring the next.
 	Refused *stamp `json:"refused,omitempty"`
@@ -159,6 +163,24 @@ func (r *record) by() string {
 		return ""
 	}
 	return r.Renewed.By
+}
+
+// keptCodes is how many codes a record remembers. They are good for ten minutes
+// at most (RFC 6749, section 4.1.2).
+const keptCodes = 8
+
+// codeHash is how a record remembers a code.
+func codeHash(sum [sha256.Size]byte) string { return hex.EncodeToString(sum[:16]) }
+
+// withCode is the record with one more code that was sent, or with one less.
+func (r *record) withCode(hash string, sent bool) *record {
+	next := *r
+	next.Codes = slices.DeleteFunc(slices.Clone(r.Codes), func(c string) bool { return c == hash })
+	if sent {
+		next.Codes = append(next.Codes, hash)
+		next.Codes = next.Codes[max(0, len(next.Codes)-keptCodes):]
+	}
+	return &next
 }
 
 // put fills in what the record says of a token; nil: there is none.
