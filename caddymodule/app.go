@@ -57,6 +57,10 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if a.tracing, err = newTracing(ctx); err != nil {
 		return err
 	}
+	observer, err := withEvents(ctx, newObserver(a.tracing))
+	if err != nil {
+		return err
+	}
 	if a.storage, err = findStorage(ctx); err != nil {
 		return err
 	}
@@ -64,7 +68,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	a.env = newEnvironment(store, ctx.Slogger(), newObserver(a.tracing))
+	a.env = newEnvironment(store, ctx.Slogger(), observer)
 	for _, name := range slices.Sorted(maps.Keys(a.Sources)) {
 		if a.Sources[name] == nil {
 			return fmt.Errorf("token_source %s: null: expected an object with a grant", name)
@@ -79,11 +83,6 @@ func (a *App) Provision(ctx caddy.Context) error {
 		}
 	}
 	registerMetrics(ctx, a)
-	observer, err := withEvents(ctx, a.env.observer)
-	if err != nil {
-		return err
-	}
-	a.env.observer = observer
 	return nil
 }
 
