@@ -31,7 +31,6 @@ type entry struct {
 
 	deadRefresh string            // a refresh token that was refused
 	lost        bool              // and only a person can bring the next
-	unread      bool              // the store could not be read at the start
 	setAside    [sha256.Size]byte // of the damaged record that was set aside
 	lastIntent  string            // the last intent of this entry's own
 }

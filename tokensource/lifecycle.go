@@ -12,8 +12,7 @@ import (
 
 // Resume lets a source without keys look for its token in the store, so that
 // it is renewed with no traffic at all from the start. It returns at once and
-// calls no provider before that token is due. If the store fails, it looks
-// again until it does not.
+// calls no provider before that token is due.
 func (s *Source) Resume() {
 	if s.single == nil || s.cfg.Store == nil {
 		return
@@ -22,19 +21,17 @@ func (s *Source) Resume() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.tok == nil && e.flight == nil {
-		s.launch(s.life, e, reasonResume, nil, s.resume)
+		s.launch(s.life, e, reasonResume, nil, func(ctx context.Context, e *entry, f *flight) (*Token, string, error) {
+			st, err := s.read(ctx, e)
+			if err != nil {
+				return nil, "", err
+			}
+			if st.token == nil && st.rec.Intent != nil { // the very first call was cut off
+				return s.renew(ctx, e, f)
+			}
+			return st.token, viaStore, nil
+		})
 	}
-}
-
-func (s *Source) resume(ctx context.Context, e *entry, f *flight) (*Token, string, error) {
-	st, err := s.read(ctx, e)
-	if err != nil {
-		return nil, "", err
-	}
-	if st.token == nil && st.rec.Intent != nil { // the very first call was cut off
-		return s.renew(ctx, e, f)
-	}
-	return st.token, viaStore, nil
 }
 
 // Reconsider forgets refusals that were remembered: what was wrong at the

@@ -92,10 +92,7 @@ func (s *Source) land(e *entry, f *flight, t *Token, via string, err error, why 
 		e.tok = t
 	}
 	switch {
-	case why == reasonResume:
-		var store *storeError
-		e.unread = errors.As(err, &store)
-	case err == nil && f.aside:
+	case why == reasonResume, err == nil && f.aside:
 	case err == nil:
 		e.failure, e.deadRefresh = failure{}, ""
 		if via != viaStore {
@@ -198,9 +195,6 @@ func (s *Source) schedule(e *entry, now time.Time) {
 			wait = max(wait, e.failure.until.Sub(now))
 		}
 	}
-	if e.unread && e.tok == nil && !ok {
-		wait, ok = storeRetryMax, true
-	}
 	if e.unsaved.is {
 		if write := e.unsaved.next.Sub(now); !ok || write < wait {
 			wait, ok = write, true
@@ -228,10 +222,8 @@ func (s *Source) wake(e *entry) {
 	now := time.Now()
 	_, err := s.mayTry(e, now)
 	switch st := stateAt(now, e.tok); {
-	case s.single != nil && e.tok != nil && st != fresh && err == nil && !e.failure.permanent:
+	case s.single != nil && st != fresh && err == nil && !e.failure.permanent:
 		s.launch(s.life, e, ReasonAhead, nil, s.renew)
-	case e.unread && e.tok == nil:
-		s.launch(s.life, e, reasonResume, nil, s.resume)
 	case e.unsaved.is && !now.Before(e.unsaved.next):
 		s.launch(s.life, e, reasonWrite, nil, s.rewrite)
 	default:
