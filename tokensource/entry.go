@@ -28,6 +28,7 @@ type entry struct {
 	code    codeMemory
 	timer   *time.Timer
 	evicted bool
+	unread  bool // the store could not be read at the start
 
 	deadRefresh string            // a refresh token that was refused
 	lost        bool              // and only a person can bring the next

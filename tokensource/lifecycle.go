@@ -21,17 +21,37 @@ func (s *Source) Resume() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.tok == nil && e.flight == nil {
-		s.launch(s.life, e, reasonResume, nil, func(ctx context.Context, e *entry, f *flight) (*Token, string, error) {
-			st, err := s.read(ctx, e)
-			if err != nil {
-				return nil, "", err
-			}
-			if st.token == nil && st.rec.Intent != nil { // the very first call was cut off
-				return s.renew(ctx, e, f)
-			}
-			return st.token, viaStore, nil
-		})
+		s.launch(s.life, e, reasonResume, nil, s.look)
 	}
+}
+
+// look takes what is stored. It calls no provider, unless the very first call
+// was cut off.
+func (s *Source) look(ctx context.Context, e *entry, f *flight) (*Token, string, error) {
+	st, err := s.read(ctx, e)
+	if err != nil {
+		return nil, "", err
+	}
+	e.mu.Lock()
+	cur := e.tok
+	e.mu.Unlock()
+	switch {
+	case newer(st.token, cur):
+		return st.token, viaStore, nil
+	case cur == nil && st.rec.Intent != nil:
+		return s.renew(ctx, e, f)
+	}
+	return cur, viaStore, nil
+}
+
+// lookEvery is how often a source without keys that was refused for good looks
+// into the store, where another process may have put what a person brought.
+const lookEvery = 10 * time.Second
+
+// looks reports whether only the store can help the source's one token, or it
+// could not be read at the start. The caller holds e.mu.
+func (s *Source) looks(e *entry) bool {
+	return s.single != nil && s.cfg.Store != nil && (e.failure.permanent || (e.unread && e.tok == nil && e.failure.err == nil))
 }
 
 // Reconsider forgets refusals that were remembered: what was wrong at the

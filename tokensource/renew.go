@@ -82,17 +82,24 @@ func (s *Source) land(e *entry, f *flight, t *Token, via string, err error, why 
 	defer e.mu.Unlock()
 	now := time.Now()
 	defer func() {
-		is := errors.Is(err, errLost) || (e.lost && err != nil) || (t != nil && t.orphan.Load() && s.cfg.Grant.NeedsPerson())
+		is := errors.Is(err, errLost) || (e.lost && (err != nil || t == nil)) || (t != nil && t.orphan.Load() && s.cfg.Grant.NeedsPerson())
 		lost, e.lost = is && !e.lost, is
 	}()
 	if err == nil && f.forced != nil && t.AccessToken() == f.forced.AccessToken() {
 		err = ErrSameToken
 	}
+	before := e.tok
 	if t != nil {
 		e.tok = t
 	}
 	switch {
-	case why == reasonResume, err == nil && f.aside:
+	case why == reasonResume:
+		var store *storeError
+		e.unread = errors.As(err, &store)
+		if err == nil && newer(t, before) { // somebody has put it right
+			e.failure, e.deadRefresh = failure{}, ""
+		}
+	case err == nil && f.aside:
 	case err == nil:
 		e.failure, e.deadRefresh = failure{}, ""
 		if via != viaStore {
@@ -172,8 +179,10 @@ func (s *Source) logRenewal(e *entry, why Reason, o Outcome) {
 		"source", s.cfg.Name, "grant", s.GrantType(), "key", e.key.String(),
 		"reason", why, "result", Result(o.Err), "took", o.Took,
 	}
+	var store *storeError
 	switch {
 	case o.Err == nil && (why == reasonWrite || why == reasonResume):
+	case why == reasonResume && (failed.permanent || errors.As(o.Err, &store)): // told when it began
 	case o.Err == nil:
 		s.log.Debug("token renewed", append(attrs, "via", o.Via, "expiry", o.Expiry)...)
 	case errors.Is(o.Err, ErrAuthorizationRequired) && ErrorCode(o.Err) == "", failed.permanent && failed.attempts > 1:
@@ -185,14 +194,22 @@ func (s *Source) logRenewal(e *entry, why Reason, o Outcome) {
 }
 
 // schedule sets the timer: of a source without keys, so that its token is
-// renewed with no traffic at all, and of a token that is not stored yet. The
-// caller holds e.mu.
+// renewed, and its failures are mended, with no traffic at all: there will be
+// none as long as this process is reported as not ready. And of a token that is
+// not stored yet. The caller holds e.mu.
 func (s *Source) schedule(e *entry, now time.Time) {
 	wait, ok := time.Duration(0), false
-	if s.single != nil && !e.failure.permanent {
+	switch {
+	case s.single == nil:
+	case s.looks(e):
+		wait, ok = lookEvery, true
+		if e.unread {
+			wait = storeRetryMax
+		}
+	case !e.failure.permanent:
 		wait, ok = nextWake(now, e.tok)
 		if e.failure.err != nil {
-			wait = max(wait, e.failure.until.Sub(now))
+			wait, ok = max(wait, e.failure.until.Sub(now)), true
 		}
 	}
 	if e.unsaved.is {
@@ -222,10 +239,12 @@ func (s *Source) wake(e *entry) {
 	now := time.Now()
 	_, err := s.mayTry(e, now)
 	switch st := stateAt(now, e.tok); {
-	case s.single != nil && st != fresh && err == nil && !e.failure.permanent:
+	case s.single != nil && st != fresh && err == nil && !e.failure.permanent && !s.looks(e):
 		s.launch(s.life, e, ReasonAhead, nil, s.renew)
 	case e.unsaved.is && !now.Before(e.unsaved.next):
 		s.launch(s.life, e, reasonWrite, nil, s.rewrite)
+	case s.looks(e):
+		s.launch(s.life, e, reasonResume, nil, s.look)
 	default:
 		s.schedule(e, now)
 	}
