@@ -1,0 +1,78 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/caddy-bearer/caddy-bearer/tests/fleet/rig"
+)
+
+// program is a Caddy with the module, built once.
+var program string
+
+func TestMain(m *testing.M) {
+	os.Exit(testMain(m))
+}
+
+// testMain lets the deferred call happen before the exit.
+func testMain(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "fleet-")
+	if err == nil {
+		defer os.RemoveAll(dir)
+		program, err = rig.Build(context.Background(), dir)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}
+
+// short runs a command with the flags of its short form, as a person could.
+func short(t *testing.T, name string, args ...string) {
+	t.Helper()
+	// Each waits more than it works.
+	t.Parallel()
+	flags := flag.NewFlagSet(name, flag.ContinueOnError)
+	play := commands[name](flags)
+	if err := flags.Parse(args); err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "fleet-") // a test's own is too long for the names of sockets
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	r, err := play(t.Context(), lab{program: program, dir: dir})
+	if r != nil {
+		t.Log(r)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !r.holds() {
+		t.Error("a figure does not hold")
+	}
+}
+
+func TestFault44Rotations(t *testing.T) {
+	short(t, "rotations", "-rotations", "50")
+}
+
+// Where the CPU is shared with other tests, the time from answer to write says little.
+const window = "-window=500ms"
+
+func TestFault37KillsLenient(t *testing.T) {
+	short(t, "kills", window, "-kills", "25", "-lifetime", "4s")
+}
+
+func TestFault37KillsStrict(t *testing.T) {
+	short(t, "kills", window, "-kills", "10", "-lifetime", "4s", "-grace", "0s", "-aim", "answer")
+}
+
+func TestFault32KillsFleet(t *testing.T) {
+	short(t, "kills", window, "-kills", "10", "-lifetime", "4s", "-replicas", "3")
+}

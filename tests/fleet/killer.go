@@ -1,0 +1,248 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/caddy-bearer/caddy-bearer/tests/fleet/idp"
+	"github.com/caddy-bearer/caddy-bearer/tests/fleet/rig"
+)
+
+// killer kills the replica that renews, again and again.
+type killer struct {
+	*kills
+	fleet    *rig.Fleet
+	provider *idp.Provider
+	arrivals <-chan idp.Arrival
+	load     *rig.Load
+	stored   *rig.Watch
+	deaths   []death
+}
+
+// phase is where in a renewal a kill fell.
+type phase string
+
+const (
+	beforeCall phase = "before the call"
+	duringCall phase = "during the call"
+	inWindow   phase = "between answer and write"
+	afterWrite phase = "after the write"
+)
+
+// death is one kill and what came of it.
+type death struct {
+	rig.Death
+	number    int
+	victim    string
+	phase     phase
+	call      idp.Call // the last that the victim made; zero: none since its last renewal
+	restarted time.Time
+	renewed   time.Time // when the next generation was written
+	lost      bool
+	notice    notice
+}
+
+// notice is how long after the restart a loss was told of; 0: it was not.
+type notice struct{ log, metric, readiness time.Duration }
+
+// String proves where it lies.
+func (d death) String() string {
+	at := func(t time.Time) string {
+		if t.IsZero() {
+			return "never"
+		}
+		return fmt.Sprintf("%+.1f ms", ms(t.Sub(d.Killed)))
+	}
+	return fmt.Sprintf("kill %d of %s, %s: refresh token %d.%d used up %s, answer sent %s, dead between 0 and %s; told of %.1f s after the restart",
+		d.number, d.victim, d.phase, d.call.Family, d.call.Generation, at(d.call.Decided), at(d.call.Sent), at(d.Gone), d.notice.log.Seconds())
+}
+
+const (
+	// early and late are how much before the call's arrival and after its answer a kill may fall.
+	early = 10 * time.Millisecond
+	late  = 30 * time.Millisecond
+	// soon is how much after the answer a kill may fall that is aimed at it.
+	soon = 5 * time.Millisecond
+
+	aimRenewal = "renewal"
+	aimAnswer  = "answer"
+)
+
+// once kills one replica at a moment that is uniformly at random over its renewal, starts it again at once, and waits
+// until the token was renewed once more, or is known to be lost.
+func (k *killer) once(ctx context.Context, number int) error {
+	victim, err := k.aim(ctx)
+	if err != nil {
+		return fmt.Errorf("waiting for a renewal to kill: %w", err)
+	}
+	settled := k.settledAt()
+	before := k.provider.Counts()
+	d := death{number: number, victim: victim.Name, Death: victim.Kill()}
+	if err := victim.Start(ctx); err != nil {
+		return err
+	}
+	d.restarted = time.Now()
+	lostBefore := k.load.Tally().Failed[needsPerson]
+	err = rig.Until(ctx, 30*time.Second, "the token is renewed again, or known to be lost", func() bool {
+		d.renewed = k.renewedAfter(d.Gone)
+		d.lost = k.provider.Counts().Alarms > before.Alarms || k.load.Tally().Failed[needsPerson] > lostBefore
+		return d.lost || !d.renewed.IsZero()
+	})
+	d.phase, d.call = k.place(victim.Name, d.Death, settled)
+	if err == nil && d.lost {
+		d.notice = k.noticed(ctx, d)
+		err = k.authorize(ctx, victim)
+	}
+	k.deaths = append(k.deaths, d)
+	return err
+}
+
+const needsPerson = "authorization-required"
+
+// aim waits for a moment of a renewal, and tells who renews.
+func (k *killer) aim(ctx context.Context) (*rig.Replica, error) {
+	select {
+	case <-k.arrivals: // long ago
+	default:
+	}
+	span := (k.minDelay + k.maxDelay) / 2
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	if k.aimed == aimRenewal && k.replicas == 1 && rand.N(early+span+late) < early {
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-k.stored.Next(): // what announces the call
+			return k.fleet.Replicas[0], pause(ctx, rand.N(early))
+		}
+	}
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case a := <-k.arrivals:
+		r := k.fleet.Replica(a.Who)
+		if r == nil {
+			return nil, fmt.Errorf("a token request by %q", a.Who)
+		}
+		at := rand.N(a.Delay + late)
+		if k.aimed == aimAnswer {
+			at = a.Delay + rand.N(soon)
+		}
+		return r, pause(ctx, at-time.Since(a.At))
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// settledAt is when the last renewal that was waited for was over.
+func (k *killer) settledAt() time.Time {
+	if len(k.deaths) == 0 {
+		return time.Time{}
+	}
+	return k.deaths[len(k.deaths)-1].renewed
+}
+
+// renewedAfter is when a generation was written for which the provider was asked after a moment; zero: it was not.
+func (k *killer) renewedAfter(moment time.Time) time.Time {
+	calls := k.provider.Calls()
+	for i := len(calls) - 1; i >= 0 && calls[i].Arrived.After(moment); i-- {
+		if o := calls[i].Outcome; o != idp.Issued && o != idp.Reissued {
+			continue
+		}
+		if written := k.stored.Between(calls[i].Decided, time.Now()); len(written) > 0 {
+			return written[0]
+		}
+	}
+	return time.Time{}
+}
+
+// notes is how late a change of the store may be noticed: nothing that was started after a kill writes sooner.
+const notes = 5 * time.Millisecond
+
+// place finds out where in a renewal a kill fell.
+func (k *killer) place(victim string, d rig.Death, settled time.Time) (phase, idp.Call) {
+	var call idp.Call
+	for _, c := range k.provider.Calls() {
+		if c.Who == victim && c.Arrived.Before(d.Gone) && c.Arrived.After(settled) {
+			call = c
+		}
+	}
+	switch {
+	case call.Number == 0:
+		return beforeCall, call
+	case call.Outcome == idp.HungUp, call.Decided.IsZero(), call.Decided.After(d.Gone):
+		return duringCall, call
+	case len(k.stored.Between(call.Decided, d.Gone.Add(notes))) > 0:
+		return afterWrite, call
+	}
+	return inWindow, call
+}
+
+// noticed waits until a loss is told of wherever it has to be.
+func (k *killer) noticed(ctx context.Context, d death) notice {
+	var n notice
+	since := func(seen bool, at *time.Duration) {
+		if seen && *at == 0 {
+			*at = time.Since(d.restarted)
+		}
+	}
+	victim := k.fleet.Replica(d.victim)
+	// The error says what is missing; the figures say it too.
+	_ = rig.Until(ctx, 10*time.Second, "the loss is told of", func() bool {
+		since(k.logged(d.Gone), &n.log)
+		_, metrics, err := victim.Get(ctx, "/metrics", nil)
+		since(err == nil && strings.Contains(string(metrics), `caddy_token_source_needs_person{source="fleet"} 1`), &n.metric)
+		status, _, err := victim.Admin(ctx, "/token_sources/readiness", nil, nil)
+		since(err == nil && status == http.StatusServiceUnavailable, &n.readiness)
+		return n.log > 0 && n.metric > 0 && n.readiness > 0
+	})
+	return n
+}
+
+// logged reports whether a replica has logged an error of the source since a moment.
+func (k *killer) logged(since time.Time) bool {
+	for _, r := range k.fleet.Replicas {
+		lines, _ := r.Logged(since)
+		for _, l := range lines {
+			if l.Level == "error" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// authorize brings a new grant by an authorization code, as a person would, and waits until everybody has a token.
+func (k *killer) authorize(ctx context.Context, r *rig.Replica) error {
+	form := []byte(url.Values{"code": {k.provider.Code()}}.Encode())
+	header := http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}
+	status, body, err := r.Post(ctx, "/tokens/code", header, form)
+	if err != nil || status != http.StatusOK {
+		return errors.Join(err, fmt.Errorf("handing over a code: %d %s", status, body))
+	}
+	for _, r := range k.fleet.Replicas {
+		err := rig.Until(ctx, 20*time.Second, r.Name+" has a token", func() bool {
+			status, _, err := r.Get(ctx, "/things", nil)
+			return err == nil && status == http.StatusOK
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,175 @@
+// Package rig runs fleets of Caddies in processes of their own, loads them, watches what they store, and tells what
+// happened when.
+package rig
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"text/template"
+	"time"
+
+	"github.com/caddy-bearer/caddy-bearer/tests/fleet/idp"
+)
+
+// Plan says what fleet is wanted.
+type Plan struct {
+	// Program is a Caddy with the module.
+	Program string
+	// Dir is where all of it lives. Short: sockets' names must not be long.
+	Dir string
+	// Replicas is how many.
+	Replicas int
+	// Provider is who gives tokens.
+	Provider *idp.Provider
+	// Grant is refresh_token, with one seed for all, or authorization_code: then somebody must Authorize.
+	Grant string
+	// Ahead is the option refresh_ahead: 75%.
+	Ahead string
+	// Store gives the lines of the global options that say where replica i keeps its tokens. Default: one folder for
+	// all, Storage.
+	Store func(i int) string
+	// Source holds further lines of the token source, Options of the global options.
+	Source, Options string
+}
+
+// Fleet is a running fleet.
+type Fleet struct {
+	Plan
+	Replicas []*Replica
+}
+
+const caddyfile = `{
+	admin "unix/{{.Home}}/admin"
+	persist_config off
+	auto_https off
+	metrics
+	log {
+		output stdout
+		format json
+	}
+	{{.Store}}
+	{{.Options}}
+	token_source fleet {
+		grant {{.Grant}} {
+			token_url {{.URL}}/token
+			client_id {{.ClientID}}
+			client_secret {env.FLEET_SECRET}
+			header {{.Who}} {{.Name}}
+			{{- if eq .Grant "refresh_token"}}
+			refresh_token {env.FLEET_SEED}
+			{{- else}}
+			redirect_uri {{.RedirectURI}}
+			{{- end}}
+		}
+		refresh_ahead {{.Ahead}}
+		{{.Source}}
+	}
+}
+
+http://localhost {
+	bind "unix/{{.Home}}/site"
+	handle /metrics {
+		metrics
+	}
+	{{- if ne .Grant "refresh_token"}}
+	handle /tokens/* {
+		token_login fleet
+	}
+	{{- end}}
+	handle {
+		reverse_proxy {{.URL}} {
+			transport bearer fleet
+		}
+	}
+}
+`
+
+var caddyfileTemplate = template.Must(template.New("Caddyfile").Parse(caddyfile))
+
+// Storage is the folder that the replicas share, if they share one.
+func (p *Plan) Storage() string { return filepath.Join(p.Dir, "storage") }
+
+// Launch starts a fleet, all replicas at once.
+func Launch(ctx context.Context, p Plan) (*Fleet, error) {
+	f := &Fleet{Plan: p}
+	seed := p.Provider.Seed()
+	for i := range p.Replicas {
+		r, err := f.newReplica(i, seed)
+		if err != nil {
+			return nil, err
+		}
+		f.Replicas = append(f.Replicas, r)
+	}
+	errs := make([]error, len(f.Replicas))
+	var wg sync.WaitGroup
+	for i, r := range f.Replicas {
+		wg.Go(func() { errs[i] = r.Start(ctx) })
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return nil, errors.Join(err, f.Stop())
+	}
+	return f, nil
+}
+
+func (f *Fleet) newReplica(i int, seed string) (*Replica, error) {
+	name := fmt.Sprintf("r%02d", i+1)
+	home := filepath.Join(f.Dir, name)
+	r, err := newReplica(f.Program, home, name, []string{"FLEET_SECRET=" + idp.ClientSecret, "FLEET_SEED=" + seed})
+	if err != nil {
+		return nil, err
+	}
+	store := fmt.Sprintf("storage file_system {\n\t\troot %q\n\t}", f.Storage())
+	if f.Store != nil {
+		store = f.Store(i)
+	}
+	var text strings.Builder
+	err = caddyfileTemplate.Execute(&text, map[string]string{
+		"Home": home, "Store": store, "Options": f.Options, "Grant": f.Grant, "URL": f.Provider.URL,
+		"ClientID": idp.ClientID, "Who": idp.Who, "Name": name, "RedirectURI": idp.RedirectURI, "Ahead": f.Ahead,
+		"Source": f.Source,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return r, os.WriteFile(r.config, []byte(text.String()), 0o600)
+}
+
+// Stop ends all replicas.
+func (f *Fleet) Stop() error {
+	errs := make([]error, len(f.Replicas))
+	var wg sync.WaitGroup
+	for i, r := range f.Replicas {
+		wg.Go(func() { errs[i] = r.Stop() })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// Replica finds a replica by its name; nil: there is none.
+func (f *Fleet) Replica(name string) *Replica {
+	for _, r := range f.Replicas {
+		if r.Name == name {
+			return r
+		}
+	}
+	return nil
+}
+
+// Build builds a Caddy with the module into a folder.
+func Build(ctx context.Context, dir string) (string, error) {
+	program := filepath.Join(dir, "caddy")
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", program, "github.com/caddy-bearer/caddy-bearer/tests/testcaddy")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building Caddy: %w\n%s", err, out)
+	}
+	return program, nil
+}
