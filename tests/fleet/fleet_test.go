@@ -76,3 +76,7 @@ func TestFault37KillsStrict(t *testing.T) {
 func TestFault32KillsFleet(t *testing.T) {
 	short(t, "kills", window, "-kills", "10", "-lifetime", "4s", "-replicas", "3")
 }
+
+func TestFault41Reloads(t *testing.T) {
+	short(t, "reloads", "-reloads", "100", "-every", "30ms")
+}

@@ -20,6 +20,7 @@ const usage = `usage: go run ./tests/fleet SUBCOMMAND [flags]
 
   rotations    many replicas share one rotating refresh token
   kills        replicas are killed in the middle of renewals
+  reloads      one Caddy is reloaded under load, beside a plain one
 
 Each takes -h.
 `
@@ -28,6 +29,7 @@ Each takes -h.
 var commands = map[string]func(*flag.FlagSet) func(context.Context, lab) (*report, error){
 	"rotations": rotationsCommand,
 	"kills":     killsCommand,
+	"reloads":   reloadsCommand,
 }
 
 // lab is where a run takes place.

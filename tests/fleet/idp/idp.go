@@ -92,6 +92,16 @@ func (p *Provider) Seed() string {
 	return p.newRefresh(&family{number: p.families}, 0)
 }
 
+// Static gives an access token that lives for a day.
+func (p *Provider) Static() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.families++
+	value := secret("access")
+	p.accesses[value] = &accessToken{family: &family{number: p.families}, expires: time.Now().Add(24 * time.Hour)}
+	return value
+}
+
 // Code gives an authorization code for a new grant.
 func (p *Provider) Code() string {
 	p.mu.Lock()

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -45,7 +44,7 @@ type Fleet struct {
 }
 
 const caddyfile = `{
-	admin "unix/{{.Home}}/admin"
+	admin "unix/THE_HOME/admin"
 	persist_config off
 	auto_https off
 	metrics
@@ -73,7 +72,7 @@ const caddyfile = `{
 }
 
 http://localhost {
-	bind "unix/{{.Home}}/site"
+	bind "unix/THE_HOME/site"
 	handle /metrics {
 		metrics
 	}
@@ -120,25 +119,20 @@ func Launch(ctx context.Context, p Plan) (*Fleet, error) {
 
 func (f *Fleet) newReplica(i int, seed string) (*Replica, error) {
 	name := fmt.Sprintf("r%02d", i+1)
-	home := filepath.Join(f.Dir, name)
-	r, err := newReplica(f.Program, home, name, []string{"FLEET_SECRET=" + idp.ClientSecret, "FLEET_SEED=" + seed})
-	if err != nil {
-		return nil, err
-	}
 	store := fmt.Sprintf("storage file_system {\n\t\troot %q\n\t}", f.Storage())
 	if f.Store != nil {
 		store = f.Store(i)
 	}
 	var text strings.Builder
-	err = caddyfileTemplate.Execute(&text, map[string]string{
-		"Home": home, "Store": store, "Options": f.Options, "Grant": f.Grant, "URL": f.Provider.URL,
-		"ClientID": idp.ClientID, "Who": idp.Who, "Name": name, "RedirectURI": idp.RedirectURI, "Ahead": f.Ahead,
-		"Source": f.Source,
+	err := caddyfileTemplate.Execute(&text, map[string]string{
+		"Store": store, "Options": f.Options, "Grant": f.Grant, "URL": f.Provider.URL, "ClientID": idp.ClientID,
+		"Who": idp.Who, "Name": name, "RedirectURI": idp.RedirectURI, "Ahead": f.Ahead, "Source": f.Source,
 	})
 	if err != nil {
 		return nil, err
 	}
-	return r, os.WriteFile(r.config, []byte(text.String()), 0o600)
+	env := []string{"FLEET_SECRET=" + idp.ClientSecret, "FLEET_SEED=" + seed}
+	return NewReplica(f.Program, filepath.Join(f.Dir, name), name, env, text.String())
 }
 
 // Stop ends all replicas.

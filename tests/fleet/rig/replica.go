@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -39,8 +40,12 @@ type Replica struct {
 // Site is the root of a replica's site, for requests through its Client.
 const Site = "http://localhost"
 
-// newReplica makes one that runs a Caddyfile of which the sockets' names are known: site and admin, in its home.
-func newReplica(program, home, name string, env []string) (*Replica, error) {
+// Home stands for a replica's own folder in its Caddyfile. Its site has to be bound to the unix socket site in there,
+// its admin endpoint to admin.
+const Home = "THE_HOME"
+
+// NewReplica makes one that runs a Caddyfile, with further variables in its environment.
+func NewReplica(program, home, name string, env []string, caddyfile string) (*Replica, error) {
 	if err := os.MkdirAll(home, 0o700); err != nil {
 		return nil, err
 	}
@@ -55,7 +60,7 @@ func newReplica(program, home, name string, env []string) (*Replica, error) {
 	r.env = append([]string{
 		"HOME=" + home, "XDG_DATA_HOME=" + home, "XDG_CONFIG_HOME=" + home, "PATH=" + os.Getenv("PATH"),
 	}, env...)
-	return r, nil
+	return r, os.WriteFile(r.config, []byte(strings.ReplaceAll(caddyfile, Home, home)), 0o600)
 }
 
 // overSocket makes a client that connects to a unix socket, whatever the host.
@@ -153,6 +158,9 @@ func (r *Replica) Stop() error {
 		return fmt.Errorf("%s did not end within 20 s of SIGTERM", r.Name)
 	}
 }
+
+// Idle closes the connections to it that are not in use.
+func (r *Replica) Idle() { r.reset() }
 
 // Pid is its process.
 func (r *Replica) Pid() int { return r.cmd.Process.Pid }
