@@ -80,3 +80,8 @@ func TestFault32KillsFleet(t *testing.T) {
 func TestFault41Reloads(t *testing.T) {
 	short(t, "reloads", "-reloads", "100", "-every", "30ms")
 }
+
+// The limit is that of a process without keys, and 1.4 KB for each.
+func TestFault47Memory(t *testing.T) {
+	short(t, "memory", "-keys", "4000", "-resident", "110", "-more", "30000", "-max-keys", "3000")
+}

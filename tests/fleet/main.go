@@ -21,6 +21,7 @@ const usage = `usage: go run ./tests/fleet SUBCOMMAND [flags]
   rotations    many replicas share one rotating refresh token
   kills        replicas are killed in the middle of renewals
   reloads      one Caddy is reloaded under load, beside a plain one
+  memory       a token for each of many keys
 
 Each takes -h.
 `
@@ -30,6 +31,7 @@ var commands = map[string]func(*flag.FlagSet) func(context.Context, lab) (*repor
 	"rotations": rotationsCommand,
 	"kills":     killsCommand,
 	"reloads":   reloadsCommand,
+	"memory":    memoryCommand,
 }
 
 // lab is where a run takes place.

@@ -1,0 +1,160 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource"
+)
+
+// shelf is a Store in memory.
+type shelf struct {
+	parts        [64]shelfPart
+	loads, swaps atomic.Int64
+}
+
+type shelfPart struct {
+	mu     sync.Mutex
+	values map[string][]byte
+}
+
+func newShelf() *shelf {
+	s := &shelf{}
+	for i := range s.parts {
+		s.parts[i].values = map[string][]byte{}
+	}
+	return s
+}
+
+func (s *shelf) part(key string) *shelfPart {
+	n := 0
+	for _, c := range []byte(key[max(0, len(key)-8):]) {
+		n = n*31 + int(c)
+	}
+	return &s.parts[n%len(s.parts)]
+}
+
+// Load implements tokensource.Store.
+func (s *shelf) Load(_ context.Context, key string) ([]byte, error) {
+	s.loads.Add(1)
+	p := s.part(key)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	value, ok := p.values[key]
+	if !ok {
+		return nil, fs.ErrNotExist
+	}
+	return bytes.Clone(value), nil
+}
+
+// Swap implements tokensource.Store.
+func (s *shelf) Swap(_ context.Context, key string, old, value []byte) error {
+	s.swaps.Add(1)
+	p := s.part(key)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	there, ok := p.values[key]
+	if ok != (old != nil) || !bytes.Equal(there, old) {
+		return tokensource.ErrConflict
+	}
+	p.values[key] = bytes.Clone(value)
+	return nil
+}
+
+// granted is a grant that asks nobody.
+type granted struct {
+	size  int
+	calls atomic.Int64
+}
+
+func (g *granted) answer(v tokensource.Vars) (*tokensource.Answer, error) {
+	g.calls.Add(1)
+	user, ok := v.Lookup("key.user")
+	if !ok {
+		return nil, errors.New("no user")
+	}
+	return &tokensource.Answer{
+		AccessToken:  tokensource.NewSecret(tokenOf("access", user, g.size)),
+		RefreshToken: tokensource.NewSecret(tokenOf("refresh", user, 64)),
+		TokenType:    "Bearer", Lifetime: 24 * time.Hour,
+	}, nil
+}
+
+func (g *granted) Token(_ context.Context, v tokensource.Vars) (*tokensource.Answer, error) {
+	return g.answer(v)
+}
+
+func (g *granted) Refresh(_ context.Context, v tokensource.Vars, _ tokensource.Secret) (*tokensource.Answer, error) {
+	return g.answer(v)
+}
+
+func (*granted) Type() string             { return "granted" }
+func (*granted) Identity() []string       { return nil }
+func (*granted) CanRefresh() bool         { return true }
+func (*granted) Seed() tokensource.Secret { return tokensource.Secret{} }
+func (*granted) NeedsPerson() bool        { return false }
+func (*granted) SameEndpoint() bool       { return true }
+
+// inLibrary uses many more keys than are kept in memory.
+func (s *memory) inLibrary(ctx context.Context, r *report) error {
+	store, grant := newShelf(), &granted{size: s.size}
+	src, err := tokensource.New(tokensource.Config{
+		Name: "users", Grant: grant, KeyNames: []string{"user"}, MaxKeys: s.maxKeys, Store: store,
+	})
+	if err != nil {
+		return err
+	}
+	most := 0
+	use := func(user string) error {
+		token, err := src.Token(ctx, tokensource.NewKey(user))
+		if err == nil && token.AccessToken() != tokenOf("access", user, s.size) {
+			err = errors.New("another's token")
+		}
+		return err
+	}
+	for _, pass := range []string{"first", "second", "third"} {
+		start := time.Now()
+		wrong, err := everyKey(ctx, s.more, use)
+		if err != nil {
+			return err
+		}
+		r.must(wrong == nil, pass+" use of each of the more keys", result(wrong), "its own token")
+		r.note("  time", "%.0f s", time.Since(start).Seconds())
+		most = max(most, src.Stats().Tokens)
+	}
+	r.exactly("token calls for them", int(grant.calls.Load()), s.more)
+	r.must(most <= s.maxKeys, "tokens in memory", most, fmt.Sprintf("<= %d", s.maxKeys))
+	used := heap()
+	if err := src.Close(ctx); err != nil {
+		return err
+	}
+	src = nil //nolint:ineffassign,wastedassign // so that the collector finds it
+	own := used - heap()
+	perKey := own / min(s.maxKeys, s.more)
+	r.must(perKey < s.size+1000, "heap of the source, for each key in memory", fmt.Sprintf("%d bytes", perKey), fmt.Sprintf("< %d", s.size+1000))
+	r.note("heap of the source; with the store's", "%s, %s", mb(own), mb(used))
+	r.note("reads and writes of the store", "%d, %d", store.loads.Load(), store.swaps.Load())
+	runtime.KeepAlive(store)
+	return nil
+}
+
+// heap is what is left after a collection.
+func heap() int {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int(m.HeapAlloc) //nolint:gosec // it fits
+}
+
+// Interface guards
+var (
+	_ tokensource.Store = (*shelf)(nil)
+	_ tokensource.Grant = (*granted)(nil)
+)
