@@ -66,7 +66,7 @@ func (s *kills) run(ctx context.Context, l lab) (*report, error) {
 	defer store.close()
 	f, err := rig.Launch(ctx, rig.Plan{
 		Program: l.program, Dir: l.dir, Replicas: s.replicas, Provider: p, Grant: "authorization_code", Ahead: s.ahead,
-		Store: store.lines, Options: store.options,
+		Store: store.lines,
 	})
 	if err != nil {
 		return nil, err

@@ -20,6 +20,7 @@ const usage = `usage: go run ./tests/fleet SUBCOMMAND [flags]
 
   rotations    many replicas share one rotating refresh token
   kills        replicas are killed in the middle of renewals
+  redis        the Redis that they share fails in one way after another
   reloads      one Caddy is reloaded under load, beside a plain one
   memory       a token for each of many keys
 
@@ -30,6 +31,7 @@ Each takes -h.
 var commands = map[string]func(*flag.FlagSet) func(context.Context, lab) (*report, error){
 	"rotations": rotationsCommand,
 	"kills":     killsCommand,
+	"redis":     redisCommand,
 	"reloads":   reloadsCommand,
 	"memory":    memoryCommand,
 }

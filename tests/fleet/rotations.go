@@ -51,7 +51,7 @@ func (s *rotations) run(ctx context.Context, l lab) (*report, error) {
 	defer store.close()
 	plan := rig.Plan{
 		Program: l.program, Dir: l.dir, Replicas: s.replicas, Provider: p, Grant: "refresh_token", Ahead: s.ahead,
-		Store: store.lines, Options: store.options,
+		Store: store.lines,
 	}
 	f, err := rig.Launch(ctx, plan)
 	if err != nil {

@@ -33,8 +33,6 @@ type Plan struct {
 	// Store gives the lines of the global options that say where replica i keeps its tokens. Default: one folder for
 	// all, Storage.
 	Store func(i int) string
-	// Source holds further lines of the token source, Options of the global options.
-	Source, Options string
 }
 
 // Fleet is a running fleet.
@@ -53,7 +51,6 @@ const caddyfile = `{
 		format json
 	}
 	{{.Store}}
-	{{.Options}}
 	token_source fleet {
 		grant {{.Grant}} {
 			token_url {{.URL}}/token
@@ -67,7 +64,6 @@ const caddyfile = `{
 			{{- end}}
 		}
 		refresh_ahead {{.Ahead}}
-		{{.Source}}
 	}
 }
 
@@ -125,8 +121,8 @@ func (f *Fleet) newReplica(i int, seed string) (*Replica, error) {
 	}
 	var text strings.Builder
 	err := caddyfileTemplate.Execute(&text, map[string]string{
-		"Store": store, "Options": f.Options, "Grant": f.Grant, "URL": f.Provider.URL, "ClientID": idp.ClientID,
-		"Who": idp.Who, "Name": name, "RedirectURI": idp.RedirectURI, "Ahead": f.Ahead, "Source": f.Source,
+		"Store": store, "Grant": f.Grant, "URL": f.Provider.URL, "ClientID": idp.ClientID,
+		"Who": idp.Who, "Name": name, "RedirectURI": idp.RedirectURI, "Ahead": f.Ahead,
 	})
 	if err != nil {
 		return nil, err

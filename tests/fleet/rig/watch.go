@@ -15,13 +15,15 @@ type Watch struct {
 	stop context.CancelFunc
 	done chan struct{}
 
+	atEnd func()
+
 	mu      sync.Mutex
 	changes []time.Time
 	waiting []chan time.Time
 }
 
-// watch looks until Stop whether what is stored has changed since the last look.
-func watch(changed func() bool) *Watch {
+// Look asks until Stop whether what is stored has changed since it was last asked.
+func Look(changed func() bool) *Watch {
 	ctx, stop := context.WithCancel(context.Background())
 	w := &Watch{stop: stop, done: make(chan struct{})}
 	go func() {
@@ -56,7 +58,14 @@ func (w *Watch) note(at time.Time) {
 func (w *Watch) Stop() {
 	w.stop()
 	<-w.done
+	if w.atEnd != nil {
+		w.atEnd()
+	}
+	w.atEnd = nil
 }
+
+// AtEnd has something done by Stop.
+func (w *Watch) AtEnd(f func()) { w.atEnd = f }
 
 // Next gives a channel that the next change is told on.
 func (w *Watch) Next() <-chan time.Time {
@@ -80,7 +89,7 @@ func (w *Watch) Between(from, to time.Time) []time.Time {
 func WatchRecord(root string) *Watch {
 	path := ""
 	var last fs.FileInfo
-	return watch(func() bool {
+	return Look(func() bool {
 		if path == "" {
 			path = findRecord(root)
 		}
