@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -229,11 +228,17 @@ func (k *killer) logged(since time.Time) bool {
 
 // authorize brings a new grant by an authorization code, as a person would, and waits until everybody has a token.
 func (k *killer) authorize(ctx context.Context, r *rig.Replica) error {
-	form := []byte(url.Values{"code": {k.provider.Code()}}.Encode())
-	header := http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}
-	status, body, err := r.Post(ctx, "/tokens/code", header, form)
-	if err != nil || status != http.StatusOK {
-		return errors.Join(err, fmt.Errorf("handing over a code: %d %s", status, body))
+	var status int
+	var body []byte
+	err := rig.Until(ctx, 20*time.Second, "a code is taken", func() bool {
+		form := url.Values{"code": {k.provider.Code()}}
+		header := http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}
+		var err error
+		status, body, err = r.Post(ctx, "/tokens/code", header, []byte(form.Encode()))
+		return err == nil && status == http.StatusOK
+	})
+	if err != nil {
+		return fmt.Errorf("%w: %d %s", err, status, body)
 	}
 	for _, r := range k.fleet.Replicas {
 		err := rig.Until(ctx, 20*time.Second, r.Name+" has a token", func() bool {
