@@ -41,7 +41,7 @@ func (k *killer) windows() []time.Duration {
 // cutOff reports whether the caller was killed before it could write.
 func (k *killer) cutOff(c idp.Call, written time.Time) bool {
 	return k.count(func(d death) bool {
-		return d.victim == c.Who && d.Gone.After(c.Decided) && d.Gone.Add(notes).Before(written)
+		return d.victim == c.Who && d.Gone.After(c.Arrived) && d.Gone.Add(notes).Before(written)
 	}) > 0
 }
 

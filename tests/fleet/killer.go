@@ -63,8 +63,9 @@ func (d death) String() string {
 }
 
 const (
-	// early and late are how much before the call's arrival and after its answer a kill may fall.
-	early = 10 * time.Millisecond
+	// early and late are how much before the call's arrival and after its answer a kill may fall. What announces a call is
+	// noticed up to a millisecond late.
+	early = 3 * time.Millisecond
 	late  = 30 * time.Millisecond
 	// soon is how much after the answer a kill may fall that is aimed at it.
 	soon = 5 * time.Millisecond
@@ -113,12 +114,13 @@ func (k *killer) aim(ctx context.Context) (*rig.Replica, error) {
 	span := (k.minDelay + k.maxDelay) / 2
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	if k.aimed == aimRenewal && k.replicas == 1 && rand.N(early+span+late) < early {
+	// More often than its share, or a few kills would not fall there at all.
+	if k.aimed == aimRenewal && k.replicas == 1 && rand.N(5*early+span+late) < 5*early {
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-k.stored.Next(): // what announces the call
-			return k.fleet.Replicas[0], pause(ctx, rand.N(early))
+			return k.fleet.Replicas[0], pause(ctx, rand.N(early)-time.Millisecond)
 		}
 	}
 	select {
@@ -138,6 +140,9 @@ func (k *killer) aim(ctx context.Context) (*rig.Replica, error) {
 }
 
 func pause(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {

@@ -23,6 +23,7 @@ type outages struct {
 	lifetime time.Duration
 	ahead    string
 	rate     float64
+	moment   string
 }
 
 func (s *outages) flags(f *flag.FlagSet) {
@@ -33,6 +34,7 @@ func (s *outages) flags(f *flag.FlagSet) {
 	f.DurationVar(&s.lifetime, "lifetime", 60*time.Second, "of the access tokens, in whole seconds: longer than the outage by half at least")
 	f.StringVar(&s.ahead, "ahead", "78%", "refresh_ahead: the larger, the sooner a token is due")
 	f.Float64Var(&s.rate, "rate", 4, "calls per second at each replica")
+	f.StringVar(&s.moment, "moment", anyMoment, "when each fault begins: at any moment, or at the worst, when the provider has just answered")
 }
 
 func redisCommand(f *flag.FlagSet) func(context.Context, lab) (*report, error) {
@@ -42,6 +44,9 @@ func redisCommand(f *flag.FlagSet) func(context.Context, lab) (*report, error) {
 }
 
 func (s *outages) run(ctx context.Context, l lab) (*report, error) {
+	if s.moment != anyMoment && s.moment != worstMoment {
+		return nil, fmt.Errorf("-moment %s: expected %s or %s", s.moment, anyMoment, worstMoment)
+	}
 	names := slices.Sorted(maps.Keys(faults))
 	if s.only != "" {
 		if faults[s.only] == nil {
@@ -49,8 +54,8 @@ func (s *outages) run(ctx context.Context, l lab) (*report, error) {
 		}
 		names = []string{s.only}
 	}
-	r := &report{title: fmt.Sprintf("redis: %d replicas, each fault for %v, tokens of %v, refresh_ahead %s, %v calls/s at each",
-		s.replicas, s.outage, s.lifetime, s.ahead, s.rate)}
+	r := &report{title: fmt.Sprintf("redis: %d replicas, each fault for %v, tokens of %v, refresh_ahead %s, %v calls/s at each, beginning at %s moment",
+		s.replicas, s.outage, s.lifetime, s.ahead, s.rate, map[bool]string{true: "any", false: "the worst"}[s.moment == anyMoment])}
 	for _, name := range names {
 		if err := s.suffer(ctx, l, r, name); err != nil {
 			return r, fmt.Errorf("%s: %w", name, err)
@@ -101,6 +106,9 @@ func (s *outages) suffer(ctx context.Context, l lab, r *report, name string) err
 	x.load.Start(ctx, x.fleet.Replicas)
 	// a fault may come before the first rotation only where there is a token yet
 	stuck := x.rotated(2, s.lifetime)
+	if stuck == nil {
+		stuck = o.try(func() { x.await(name) })
+	}
 	if stuck == nil {
 		x.began, x.before = time.Now(), x.generation()
 		stuck = o.try(func() { faults[name](x) })
@@ -164,6 +172,9 @@ func (x *site) report(r *report, name string, tally rig.Tally, rotating time.Dur
 	r.exactly("  reuse alarms", c.Alarms, 0)
 	r.exactly("  refresh calls", c.Refreshes, x.generation())
 	r.exactly("  calls that the API refused", c.Unauthorized, 0)
+	if name == split && x.outage > 2*leaseLife {
+		r.must(x.resumed > x.before, "  generations during it", x.resumed-x.before, "> 0")
+	}
 	r.note("  generations before, during, after", "%d, %d, %d", x.before, x.resumed-x.before, x.generation()-x.resumed)
 	r.note("  from the end of the fault to two more", "%.1f s", rotating.Seconds())
 	r.note("  calls; latency p50, p99, longest", "%d; %.1f, %.1f, %.1f ms", tally.Made,
