@@ -24,6 +24,11 @@ func testMain(m *testing.M) int {
 		defer os.RemoveAll(dir)
 		program, err = rig.Build(context.Background(), dir)
 	}
+	if err == nil {
+		// By default as many run at once as there are processors. These wait more than they work.
+		flag.Parse()
+		err = flag.Set("test.parallel", "4")
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -34,7 +39,6 @@ func testMain(m *testing.M) int {
 // short runs a command with the flags of its short form, as a person could.
 func short(t *testing.T, name string, args ...string) {
 	t.Helper()
-	// Each waits more than it works.
 	t.Parallel()
 	flags := flag.NewFlagSet(name, flag.ContinueOnError)
 	play := commands[name](flags)

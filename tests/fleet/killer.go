@@ -208,6 +208,7 @@ func (k *killer) noticed(ctx context.Context, d death) notice {
 	victim := k.fleet.Replica(d.victim)
 	// The error says what is missing; the figures say it too.
 	_ = rig.Until(ctx, 10*time.Second, "the loss is told of", func() bool {
+		_ = pause(ctx, 20*time.Millisecond)
 		since(k.logged(d.Gone), &n.log)
 		_, metrics, err := victim.Get(ctx, "/metrics", nil)
 		since(err == nil && strings.Contains(string(metrics), `caddy_token_source_needs_person{source="fleet"} 1`), &n.metric)
@@ -236,6 +237,7 @@ func (k *killer) authorize(ctx context.Context, r *rig.Replica) error {
 	var status int
 	var body []byte
 	err := rig.Until(ctx, 20*time.Second, "a code is taken", func() bool {
+		_ = pause(ctx, 20*time.Millisecond)
 		form := url.Values{"code": {k.provider.Code()}}
 		header := http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}
 		var err error
@@ -247,6 +249,7 @@ func (k *killer) authorize(ctx context.Context, r *rig.Replica) error {
 	}
 	for _, r := range k.fleet.Replicas {
 		err := rig.Until(ctx, 20*time.Second, r.Name+" has a token", func() bool {
+			_ = pause(ctx, 20*time.Millisecond)
 			status, _, err := r.Get(ctx, "/things", nil)
 			return err == nil && status == http.StatusOK
 		})
