@@ -87,7 +87,7 @@ func TestFault41Reloads(t *testing.T) {
 
 // The limit is that of a process without keys, and 1.4 KB for each.
 func TestFault47Memory(t *testing.T) {
-	short(t, "memory", "-keys", "4000", "-resident", "110", "-more", "30000", "-max-keys", "3000")
+	short(t, "memory", "-keys", "2000", "-resident", "100", "-more", "20000", "-max-keys", "3000")
 }
 
 func TestFault44RotationsRedis(t *testing.T) {

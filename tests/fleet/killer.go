@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -163,12 +164,12 @@ func (k *killer) settledAt() time.Time {
 
 // renewedAfter is when a generation was written for which the provider was asked after a moment; zero: it was not.
 func (k *killer) renewedAfter(moment time.Time) time.Time {
-	calls := k.provider.Calls()
-	for i := len(calls) - 1; i >= 0 && calls[i].Arrived.After(moment); i-- {
-		if o := calls[i].Outcome; o != idp.Issued && o != idp.Reissued {
+	const enough = 20 // since then
+	for _, c := range slices.Backward(k.provider.Last(enough)) {
+		if !c.Arrived.After(moment) || c.Outcome != idp.Issued && c.Outcome != idp.Reissued {
 			continue
 		}
-		if written := k.stored.Between(calls[i].Decided, time.Now()); len(written) > 0 {
+		if written := k.stored.Between(c.Decided, time.Now()); len(written) > 0 {
 			return written[0]
 		}
 	}
@@ -207,7 +208,7 @@ func (k *killer) noticed(ctx context.Context, d death) notice {
 	}
 	victim := k.fleet.Replica(d.victim)
 	// The error says what is missing; the figures say it too.
-	_ = rig.Until(ctx, 10*time.Second, "the loss is told of", func() bool {
+	_ = rig.Until(ctx, 5*time.Second, "the loss is told of", func() bool {
 		_ = pause(ctx, 20*time.Millisecond)
 		since(k.logged(d.Gone), &n.log)
 		_, metrics, err := victim.Get(ctx, "/metrics", nil)

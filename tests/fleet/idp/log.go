@@ -2,6 +2,7 @@ package idp
 
 import (
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -74,14 +75,14 @@ func (p *Provider) Counts() Counts {
 }
 
 // Calls gives the token requests so far.
-func (p *Provider) Calls() []Call { return p.CallsSince(0) }
+func (p *Provider) Calls() []Call { return p.Last(math.MaxInt) }
 
-// CallsSince gives the token requests after the first n.
-func (p *Provider) CallsSince(n int) []Call {
+// Last gives the last n token requests.
+func (p *Provider) Last(n int) []Call {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var out []Call
-	for _, c := range p.calls[min(n, len(p.calls)):] {
+	for _, c := range p.calls[max(0, len(p.calls)-n):] {
 		out = append(out, *c)
 	}
 	return out

@@ -210,7 +210,7 @@ func Until(ctx context.Context, within time.Duration, what string, holds func() 
 	for !holds() {
 		select {
 		case <-ctx.Done():
-			if context.Cause(ctx) == errTooLong { //nolint:errorlint // it is not wrapped
+			if errors.Is(context.Cause(ctx), errTooLong) {
 				return fmt.Errorf("not within %v: %s", within, what)
 			}
 			return ctx.Err()
