@@ -20,6 +20,7 @@ type rotations struct {
 	ahead     string
 	rate      float64
 	delay     time.Duration
+	revoke    int
 }
 
 func (s *rotations) flags(f *flag.FlagSet) {
@@ -30,6 +31,7 @@ func (s *rotations) flags(f *flag.FlagSet) {
 	f.StringVar(&s.ahead, "ahead", "75%", "refresh_ahead: the larger, the faster the rotations follow each other")
 	f.Float64Var(&s.rate, "rate", 4, "calls per second at each replica")
 	f.DurationVar(&s.delay, "delay", 60*time.Millisecond, "the longest that the token endpoint thinks; a quarter of it is the shortest")
+	f.IntVar(&s.revoke, "revoke", 0, "with each so many rotations all access tokens die, so that all replicas want another at once; 0: never. With -lifetime 8s -ahead 20%, or many would find one in the store that is as dead")
 }
 
 func rotationsCommand(f *flag.FlagSet) func(context.Context, lab) (*report, error) {
@@ -39,7 +41,7 @@ func rotationsCommand(f *flag.FlagSet) func(context.Context, lab) (*report, erro
 }
 
 func (s *rotations) run(ctx context.Context, l lab) (*report, error) {
-	p, err := idp.Start(idp.Settings{Lifetime: s.lifetime, MinDelay: s.delay / 4, MaxDelay: s.delay, Careless: true})
+	p, err := idp.Start(idp.Settings{Lifetime: s.lifetime, MinDelay: s.delay / 4, MaxDelay: s.delay, Careless: true, RevokeEvery: s.revoke})
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +100,11 @@ func (s *rotations) report(f *rig.Fleet, load *rig.Load, tally rig.Tally, took t
 	r.exactly("refresh calls", c.Refreshes, generation)
 	r.exactly("reuse alarms", c.Alarms, 0)
 	r.must(tally.Failures() == 0, "failed calls", tally, "0")
-	r.exactly("calls that the API refused", c.Unauthorized, 0)
+	if s.revoke == 0 {
+		r.exactly("calls that the API refused", c.Unauthorized, 0)
+	} else {
+		r.note("calls that the API refused", "%d: all tokens died each %d rotations", c.Unauthorized, s.revoke)
+	}
 	r.note("calls", "%d", tally.Made)
 	r.note("latency p50, p99, longest", "%.1f, %.1f, %.1f ms", ms(load.Latency(.5)), ms(load.Latency(.99)), ms(load.Latency(1)))
 	r.note("replicas that renewed", "%d of %d", len(callers), s.replicas)

@@ -21,6 +21,7 @@ const (
 type family struct {
 	number  int
 	revoked bool
+	dead    time.Time // when all access tokens die that were issued before
 }
 
 type refreshToken struct {
@@ -33,7 +34,12 @@ type refreshToken struct {
 type accessToken struct {
 	family     *family
 	generation int
+	issued     time.Time
 	expires    time.Time
+}
+
+func (t *accessToken) revoked(now time.Time) bool {
+	return t.family.revoked || t.issued.Before(t.family.dead) && !now.Before(t.family.dead)
 }
 
 func secret(kind string) string {
@@ -59,8 +65,11 @@ type pair struct {
 
 func (p *Provider) newPair(f *family, generation int) *pair {
 	p.prune()
-	access := secret("access")
-	p.accesses[access] = &accessToken{family: f, generation: generation, expires: time.Now().Add(p.settings.Lifetime)}
+	access, now := secret("access"), time.Now()
+	p.accesses[access] = &accessToken{family: f, generation: generation, issued: now, expires: now.Add(p.settings.Lifetime)}
+	if n := p.settings.RevokeEvery; n > 0 && generation%n == 0 {
+		f.dead = now.Add(p.settings.Lifetime / 8)
+	}
 	return &pair{access, p.newRefresh(f, generation), "Bearer", int(p.settings.Lifetime / time.Second)}
 }
 
@@ -210,7 +219,7 @@ func (p *Provider) api(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case t == nil:
 		why = "never issued"
-	case t.family.revoked:
+	case t.revoked(time.Now()):
 		why = "revoked"
 	case !time.Now().Before(t.expires):
 		why = "expired"

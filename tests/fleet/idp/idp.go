@@ -35,6 +35,9 @@ type Settings struct {
 	// Careless: a client that hangs up while the token endpoint thinks has its refresh token used up all the same.
 	// Otherwise nothing is done for it.
 	Careless bool
+	// RevokeEvery: with each so many generations, all access tokens of the grant die together, an eighth of their lifetime
+	// later. The refresh token stays good. 0: never.
+	RevokeEvery int
 }
 
 // Provider is a running provider.
@@ -98,7 +101,7 @@ func (p *Provider) Static() string {
 	defer p.mu.Unlock()
 	p.families++
 	value := secret("access")
-	p.accesses[value] = &accessToken{family: &family{number: p.families}, expires: time.Now().Add(24 * time.Hour)}
+	p.accesses[value] = &accessToken{family: &family{number: p.families}, issued: time.Now(), expires: time.Now().Add(24 * time.Hour)}
 	return value
 }
 
