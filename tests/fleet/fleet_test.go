@@ -70,15 +70,15 @@ func TestFault44Rotations(t *testing.T) {
 const window = "-window=500ms"
 
 func TestFault37KillsLenient(t *testing.T) {
-	short(t, "kills", window, "-kills", "25", "-lifetime", "4s")
+	short(t, "kills", window, "-kills", "25")
 }
 
 func TestFault37KillsStrict(t *testing.T) {
-	short(t, "kills", window, "-kills", "10", "-lifetime", "4s", "-grace", "0s", "-aim", "answer")
+	short(t, "kills", window, "-kills", "10", "-grace", "0s", "-aim", "answer")
 }
 
 func TestFault32KillsFleet(t *testing.T) {
-	short(t, "kills", window, "-kills", "10", "-lifetime", "4s", "-replicas", "3")
+	short(t, "kills", window, "-kills", "10", "-replicas", "3")
 }
 
 func TestFault41Reloads(t *testing.T) {

@@ -31,7 +31,7 @@ func (s *kills) flags(f *flag.FlagSet) {
 	f.IntVar(&s.kills, "kills", 500, "how many times")
 	f.StringVar(&s.store, "store", "file", "where they keep it: file or redis")
 	f.DurationVar(&s.grace, "grace", 15*time.Second, "for how long the provider still takes a used refresh token; 0 is a strict provider")
-	f.DurationVar(&s.lifetime, "lifetime", 10*time.Second, "of the access tokens, in whole seconds")
+	f.DurationVar(&s.lifetime, "lifetime", 4*time.Second, "of the access tokens, in whole seconds")
 	f.StringVar(&s.ahead, "ahead", "80%", "refresh_ahead: the larger, the sooner the next renewal")
 	f.Float64Var(&s.rate, "rate", 10, "calls per second at each replica")
 	f.DurationVar(&s.minDelay, "min-delay", 20*time.Millisecond, "the shortest that the token endpoint thinks")
