@@ -140,8 +140,14 @@ func TestFileStore(t *testing.T) {
 		value    string
 		conflict bool
 	}{
-		{[]byte("x"), "one", true}, {nil, "one", false}, {nil, "two", true},
-		{[]byte("one"), "two", false}, {[]byte("one"), "three", true}, {[]byte("two"), "two", false}, {[]byte("two"), "", false}, {nil, "x", true},
+		{[]byte("x"), "one", true},
+		{nil, "one", false},
+		{nil, "two", true},
+		{[]byte("one"), "two", false},
+		{[]byte("one"), "three", true},
+		{[]byte("two"), "two", false},
+		{[]byte("two"), "", false},
+		{nil, "x", true},
 	} {
 		err := s.Swap(ctx, "p/a", step.old, []byte(step.value))
 		if step.conflict != errors.Is(err, tokensource.ErrConflict) || (!step.conflict && err != nil) {

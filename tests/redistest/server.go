@@ -173,7 +173,8 @@ func (s *Server) Do(t testing.TB, command string) string {
 	return answer
 }
 
-// Follow makes the server a replica of another, and waits for the link.
+// Follow makes the server a replica of another, and waits until writes come
+// through.
 func (s *Server) Follow(t testing.TB, addr string) {
 	t.Helper()
 	host, port, _ := net.SplitHostPort(addr)
@@ -181,6 +182,14 @@ func (s *Server) Follow(t testing.TB, addr string) {
 	Eventually(t, 20*time.Second, "the replica has a link", func() bool {
 		return strings.Contains(s.Do(t, "INFO replication"), "master_link_status:up")
 	})
+	// until a new replica has acknowledged something nothing is sent to it, so
+	// the first write would seem lost
+	const key = "redistest:follow"
+	(&Server{Addr: addr}).Do(t, "SET "+key+" "+s.Addr)
+	Eventually(t, 20*time.Second, "a write comes through", func() bool {
+		return s.Do(t, "GET "+key) == s.Addr
+	})
+	(&Server{Addr: addr}).Do(t, "DEL "+key)
 }
 
 // Promote makes a replica a server of its own.
