@@ -3,6 +3,7 @@ package tokensource_test
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -57,9 +58,9 @@ func TestResumeCallsNobody(t *testing.T) {
 // The one request that there was found the token endpoint out of order.
 func TestFirstFailureIsMendedWithoutTraffic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		up := false
+		var up atomic.Bool
 		g := &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokensource.Answer, error) {
-			if !up {
+			if !up.Load() {
 				return nil, status(503)
 			}
 			return answer("tok", "", time.Hour), nil
@@ -71,7 +72,7 @@ func TestFirstFailureIsMendedWithoutTraffic(t *testing.T) {
 		if n := g.calls(); n > 200 {
 			t.Errorf("%d calls in 10 minutes", n)
 		}
-		up = true
+		up.Store(true)
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
 		wantStats(t, "it works again", s, tokensource.Stats{Tokens: 1})
