@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -23,6 +24,7 @@ type memory struct {
 	resident int
 	more     int
 	maxKeys  int
+	profile  string
 }
 
 func (s *memory) flags(f *flag.FlagSet) {
@@ -31,6 +33,7 @@ func (s *memory) flags(f *flag.FlagSet) {
 	f.IntVar(&s.resident, "resident", 200, "MB of resident memory that this process must stay under")
 	f.IntVar(&s.more, "more", 1_000_000, "keys under eviction, of the library alone")
 	f.IntVar(&s.maxKeys, "max-keys", 100_000, "how many of those are kept in memory")
+	f.StringVar(&s.profile, "profile", "", "a `file` for a heap profile of the process")
 }
 
 func memoryCommand(f *flag.FlagSet) func(context.Context, lab) (*report, error) {
@@ -121,6 +124,12 @@ func (s *memory) inProcess(ctx context.Context, r *report, c *rig.Replica, h *ho
 		return err
 	}
 	r.note("resident memory at first, at its highest", "%s, %s", mb(atFirst), mb(highest))
+	if s.profile != "" {
+		_, text, err := c.Admin(ctx, "/debug/pprof/heap?gc=1", nil, nil)
+		if err = errors.Join(err, os.WriteFile(s.profile, text, 0o600)); err != nil {
+			return err
+		}
+	}
 	f, err := c.Footprint(ctx)
 	if err != nil {
 		return err
