@@ -33,6 +33,7 @@ func init() {
 //	    grace         <duration>
 //	    min_interval  <duration>
 //	    max_keys      <number>
+//	    max_memory    <size>
 //	    breaker {
 //	        trip_after <number>
 //	        open_for   <duration>
@@ -92,6 +93,7 @@ func (ts *TokenSource) options() options {
 		"grace":         durationOption(&ts.Grace),
 		"min_interval":  positiveOption(&ts.MinInterval),
 		"max_keys":      countOption(&ts.MaxKeys),
+		"max_memory":    sizeOption(&ts.MaxMemory),
 		"breaker":       breakerOption(&ts.Breaker),
 	}
 }

@@ -47,6 +47,11 @@ type TokenSource struct {
 	// How many keys' tokens are kept in memory. Default: 100000.
 	MaxKeys int `json:"max_keys,omitempty"`
 
+	// How many bytes of memory they may take, as estimated; the process takes
+	// about twice as much. The longest unused go first, and come back from the
+	// store when they are wanted. 0 is no bound. Default: 48MiB.
+	MaxMemory *int64 `json:"max_memory,omitempty"`
+
 	// The circuit breaker at the token endpoint.
 	Breaker *Breaker `json:"breaker,omitempty"`
 
@@ -163,6 +168,9 @@ func (ts *TokenSource) checkNumbers() error {
 			return ts.Origin.errorf(option, "%v: expected a duration that is not negative", time.Duration(d))
 		}
 	}
+	if ts.MaxMemory != nil && *ts.MaxMemory < 0 {
+		return ts.Origin.errorf("max_memory", "%d: expected a size of 0 or more", *ts.MaxMemory)
+	}
 	if ts.MaxKeys < 0 {
 		return ts.Origin.errorf("max_keys", "%d: expected a whole number from 1", ts.MaxKeys)
 	}
@@ -193,12 +201,18 @@ func (ts *TokenSource) keyNames() []string {
 	return names
 }
 
+// defaultMaxMemory keeps a sidecar with as many users as may come below 200 MB.
+const defaultMaxMemory = 48 << 20
+
 // config makes the library's settings.
 func (ts *TokenSource) config(name string, g tokensource.Grant) tokensource.Config {
 	cfg := tokensource.Config{
 		Name: name, Grant: g, KeyNames: ts.keyNames(),
 		Grace: time.Duration(ts.Grace), MinInterval: time.Duration(ts.MinInterval),
-		MaxKeys: ts.MaxKeys, Breaker: ts.Breaker.settings(),
+		MaxKeys: ts.MaxKeys, MaxMemory: defaultMaxMemory, Breaker: ts.Breaker.settings(),
+	}
+	if ts.MaxMemory != nil {
+		cfg.MaxMemory = *ts.MaxMemory
 	}
 	if l := ts.Lifetime; l != nil {
 		cfg.Lifetime = tokensource.Lifetime{Default: time.Duration(l.Default), Max: time.Duration(l.Max), Forever: l.Forever}

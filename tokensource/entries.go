@@ -3,20 +3,25 @@ package tokensource
 import (
 	"container/heap"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // entries is the bounded table of a keyed source. Looking up is a lock-free
 // read; making and evicting take a lock.
 type entries struct {
-	max   int
-	keep  bool     // tokens must stay: nothing but this memory has them
-	byKey sync.Map // Key -> *entry
-	mu    sync.Mutex
-	order lruHeap
+	max      int
+	maxBytes int64 // 0: no bound
+	bytes    atomic.Int64
+	keep     bool     // tokens must stay: nothing but this memory has them
+	byKey    sync.Map // Key -> *entry
+	mu       sync.Mutex
+	order    lruHeap
 }
 
-func newEntries(maxKeys int, keep bool) *entries { return &entries{max: maxKeys, keep: keep} }
+func newEntries(maxKeys int, maxBytes int64, keep bool) *entries {
+	return &entries{max: maxKeys, maxBytes: maxBytes, keep: keep}
+}
 
 func (es *entries) get(k Key, now time.Time) *entry {
 	if v, ok := es.byKey.Load(k); ok {
@@ -47,12 +52,12 @@ func (es *entries) add(k Key, now time.Time) *entry {
 // need be: a token that only a person could replace is worth more than memory.
 func (es *entries) evict(now time.Time) {
 	var kept []lruItem
-	for es.order.Len()+len(kept) >= es.max && es.order.Len() > 0 && len(kept) < maxUnevictable {
+	for es.tooMany(len(kept)) && es.order.Len() > 0 && len(kept) < maxUnevictable {
 		item := heap.Pop(&es.order).(lruItem)
 		switch used := item.entry.used.Load(); {
 		case used > item.used:
 			heap.Push(&es.order, lruItem{item.entry, used})
-		case item.entry.evict(es.keep):
+		case item.entry.evict(es):
 			es.byKey.Delete(item.entry.key)
 		default:
 			kept = append(kept, lruItem{item.entry, now.UnixNano()})
@@ -61,6 +66,32 @@ func (es *entries) evict(now time.Time) {
 	for _, item := range kept {
 		heap.Push(&es.order, item)
 	}
+}
+
+// tooMany reports whether one more would be over a bound. kept are in memory,
+// but not in the heap at the moment.
+func (es *entries) tooMany(kept int) bool {
+	return es.order.Len()+kept >= es.max || (es.maxBytes > 0 && es.bytes.Load() > es.maxBytes)
+}
+
+// entryOverhead is what a key costs besides its texts, as measured: the entry,
+// the token, its place in the table.
+const entryOverhead = 700
+
+// weigh accounts for what the entry holds. The caller holds e.mu.
+func (es *entries) weigh(e *entry) {
+	if es == nil {
+		return
+	}
+	size := int64(entryOverhead + len(e.key.encoded))
+	if t := e.tok; t != nil {
+		size += int64(len(t.authorization) + len(t.refresh))
+		for _, f := range t.fields {
+			size += int64(32 + len(f.Name) + len(f.Value))
+		}
+	}
+	es.bytes.Add(size - e.size)
+	e.size = size
 }
 
 // maxUnevictable bounds the work of one eviction when the oldest entries must

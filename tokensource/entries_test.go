@@ -11,7 +11,7 @@ import (
 // keys would otherwise pile up for ever.
 func TestTableIsBoundedBehindWhatMustStay(t *testing.T) {
 	const bound = 100
-	es := newEntries(bound, true)
+	es := newEntries(bound, 0, true)
 	now := time.Now()
 	for i := range 50 {
 		e := es.get(NewKey("person", strconv.Itoa(i)), now)

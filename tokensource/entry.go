@@ -22,18 +22,19 @@ type entry struct {
 	mu      sync.Mutex // never held across I/O or a callback
 	tok     *Token     // the newest token, be it expired or refused
 	unsaved unsaved
-	flight  *flight   // the renewal that runs, if any
-	failure failure   // of the last renewal; zero after one that worked
-	renewed time.Time // when a token call last brought a token
-	code    codeMemory
+	flight  *flight     // the renewal that runs, if any
+	failure failure     // of the last renewal; zero after one that worked
+	renewed time.Time   // when a token call last brought a token
+	code    *codeMemory // nil: none
 	timer   *time.Timer
 	evicted bool
-	unread  bool // the store could not be read at the start
+	size    int64 // in memory, see entries.weigh
+	unread  bool  // the store could not be read at the start
 
-	deadRefresh string            // a refresh token that was refused
-	lost        bool              // and only a person can bring the next
-	setAside    [sha256.Size]byte // of the damaged record that was set aside
-	lastIntent  string            // the last intent of this entry's own
+	deadRefresh string // a refresh token that was refused
+	lost        bool   // and only a person can bring the next
+	setAside    string // sum of the damaged record that was set aside
+	lastIntent  string // the last intent of this entry's own
 }
 
 // flight is one renewal, shared by all who wait for it.
@@ -75,7 +76,6 @@ type failure struct {
 type codeMemory struct {
 	sum [sha256.Size]byte
 	err error
-	set bool
 }
 
 // recheckStore is how often a remembered refusal looks into the store, where
@@ -273,7 +273,7 @@ func (s *Source) Exchange(ctx context.Context, k Key, c Code) (*Token, error) {
 			}
 			continue
 		}
-		if e.code.set && e.code.sum == sum {
+		if e.code != nil && e.code.sum == sum {
 			t, err := e.tok, e.code.err
 			e.mu.Unlock()
 			return t, err
@@ -292,15 +292,15 @@ func (s *Source) Exchange(ctx context.Context, k Key, c Code) (*Token, error) {
 	}
 }
 
-// evict marks the entry as gone, unless that would lose something. keep says
-// that a token in memory is the only one.
-func (e *entry) evict(keep bool) bool {
+// evict marks the entry as gone, unless that would lose something.
+func (e *entry) evict(es *entries) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.flight != nil || e.unsaved.is || (keep && e.tok != nil) {
+	if e.flight != nil || e.unsaved.is || (es.keep && e.tok != nil) {
 		return false
 	}
 	e.evicted = true
+	es.bytes.Add(-e.size)
 	return true
 }
 

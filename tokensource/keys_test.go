@@ -171,6 +171,32 @@ func TestEviction(t *testing.T) {
 	})
 }
 
+// MaxMemory: long tokens count for more, and what is evicted comes back.
+func TestEvictionByMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const size, bound = 2000, 100_000
+		g := &fakeGrant{onToken: func(_ context.Context, n int, v tokensource.Vars) (*tokensource.Answer, error) {
+			user, _ := v.Lookup("key.user")
+			return answer(strings.Repeat("x", size-len(user))+user, "", time.Hour), nil
+		}}
+		s := newSource(t, tokensource.Config{Grant: g, KeyNames: []string{"user"}, MaxMemory: bound, Store: newMemStore()})
+		for range 3 {
+			for n := range 200 {
+				user := fmt.Sprintf("user-%03d", n)
+				tok, err := s.Token(context.Background(), tokensource.NewKey(user))
+				if err != nil || !strings.HasSuffix(tok.AccessToken(), user) {
+					t.Fatalf("%s: %v, %v", user, tok, err)
+				}
+				time.Sleep(time.Second)
+			}
+		}
+		wantCalls(t, g, 200, 0)
+		if got := s.Stats().Tokens; got*size > bound || got*size < bound/3 {
+			t.Errorf("%d tokens of %d bytes in memory, for %d bytes", got, size, bound)
+		}
+	})
+}
+
 // A token that is not in the store is never evicted.
 func TestUnsavedIsNotEvicted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -316,7 +316,7 @@ func (s *Source) exchange(ctx context.Context, g CodeGrant, e *entry, f *flight,
 	switch {
 	case err == nil || errors.Is(err, ErrCodeRefused):
 		e.mu.Lock()
-		e.code = codeMemory{sum: sum, err: err, set: true}
+		e.code = &codeMemory{sum: sum, err: err}
 		e.mu.Unlock()
 	case !f.unsettled: // it may be handed over once more
 		if _, err := s.note(context.WithoutCancel(ctx), e, codeHash(sum), false); err != nil {

@@ -91,6 +91,7 @@ func (s *Source) land(e *entry, f *flight, t *Token, via string, err error, why 
 	before := e.tok
 	if t != nil {
 		e.tok = t
+		s.entries.weigh(e)
 	}
 	switch {
 	case why == reasonResume:

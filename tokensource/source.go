@@ -42,6 +42,9 @@ type Config struct {
 	RenewalTimeout time.Duration
 	// MaxKeys bounds the tokens in memory. Default: 100000.
 	MaxKeys int
+	// MaxMemory bounds what they take, in bytes, as estimated. The longest unused
+	// go first, and come back from the store. Default: 0, no bound.
+	MaxMemory int64
 	// Breaker is the token endpoint's.
 	Breaker BreakerSettings
 
@@ -141,7 +144,7 @@ func New(cfg Config) (*Source, error) {
 	if len(cfg.KeyNames) == 0 {
 		s.single = &entry{}
 	} else {
-		s.entries = newEntries(cfg.MaxKeys, cfg.Store == nil && cfg.Grant.NeedsPerson())
+		s.entries = newEntries(cfg.MaxKeys, cfg.MaxMemory, cfg.Store == nil && cfg.Grant.NeedsPerson())
 	}
 	return s, nil
 }

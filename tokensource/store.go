@@ -2,7 +2,6 @@ package tokensource
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -87,7 +86,7 @@ func (s *Source) read(ctx context.Context, e *entry) (*stored, error) {
 // setAside keeps a damaged record for a person to look at; what follows may
 // overwrite it. It is told of once.
 func (s *Source) setAside(ctx context.Context, e *entry, name string, b []byte, why error) error {
-	sum := sha256.Sum256(b)
+	sum := sumOf(name, b)
 	e.mu.Lock()
 	known := e.setAside == sum
 	e.setAside = sum
