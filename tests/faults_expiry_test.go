@@ -71,7 +71,7 @@ func TestFault13RefreshTokenIsKept(t *testing.T) {
 
 // TestFault17RefreshTokenStays: an answer without a refresh token leaves the old one in force, across a restart too.
 func TestFault17RefreshTokenStays(t *testing.T) {
-	s := launch(t, setup{source: "min_interval 10ms"})
+	s := launch(t, setup{source: "min_interval 1ms"})
 	s.get(t).wantOK(t)
 	s.p.Forget()
 	for i := range 3 {
