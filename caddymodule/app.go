@@ -97,26 +97,31 @@ func (a *App) Start() error {
 	return nil
 }
 
-// Stop implements caddy.App. Sources that no other config uses finish their
-// renewals and write what is not written, while the storage is still open.
+// Stop implements caddy.App. When Caddy stops, sources finish their renewals
+// and write what is not written, while the storage is still open: those of
+// this config, and those that the last reloads left behind.
 func (a *App) Stop() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
-	var wg sync.WaitGroup
-	errs := make(chan error, len(a.built))
+	var open []*pooledSource
 	for _, src := range a.built {
-		if users, _ := sourcePool.References(src.id); users > 1 {
-			continue
+		if users, _ := sourcePool.References(src.id); users <= 1 {
+			open = append(open, src)
 		}
-		wg.Go(func() { errs <- src.Flush(ctx) })
+	}
+	if stopping() {
+		retiring.Range(func(src, _ any) bool {
+			open = append(open, src.(*pooledSource))
+			return true
+		})
+	}
+	errs := make([]error, len(open))
+	var wg sync.WaitGroup
+	for i, src := range open {
+		wg.Go(func() { errs[i] = src.Flush(ctx) })
 	}
 	wg.Wait()
-	close(errs)
-	var all []error
-	for err := range errs {
-		all = append(all, err)
-	}
-	return errors.Join(all...)
+	return errors.Join(errs...)
 }
 
 // Cleanup lets go of the sources. One that no config uses any more is closed:

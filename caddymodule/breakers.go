@@ -158,11 +158,12 @@ func (bs *breakers) sweep() {
 const forgetAfter = 10
 
 // breakerSets are the breakers of all the APIs that one source's tokens go
-// to. They stay when a config is reloaded.
+// to. They stay when a config is reloaded, and go with the last transport that
+// uses them.
 type breakerSets struct {
 	log  *slog.Logger
 	mu   sync.Mutex
-	sets map[breakerSetKey]*breakers
+	sets map[breakerSetKey]*breakerSet
 }
 
 type breakerSetKey struct {
@@ -170,17 +171,32 @@ type breakerSetKey struct {
 	settings  tokensource.BreakerSettings
 }
 
-func (s *breakerSets) set(upstreams string, settings tokensource.BreakerSettings) *breakers {
+type breakerSet struct {
+	*breakers
+	users int
+}
+
+// take returns the breakers for an API; give says that they are used no more.
+func (s *breakerSets) take(upstreams string, settings tokensource.BreakerSettings) (bs *breakers, give func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	key := breakerSetKey{upstreams, settings}
 	if s.sets == nil {
-		s.sets = make(map[breakerSetKey]*breakers)
+		s.sets = make(map[breakerSetKey]*breakerSet)
 	}
-	if s.sets[key] == nil {
-		s.sets[key] = newBreakers(settings, s.log)
+	set := s.sets[key]
+	if set == nil {
+		set = &breakerSet{breakers: newBreakers(settings, s.log)}
+		s.sets[key] = set
 	}
-	return s.sets[key]
+	set.users++
+	return set.breakers, sync.OnceFunc(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if set.users--; set.users == 0 {
+			delete(s.sets, key)
+		}
+	})
 }
 
 func (s *breakerSets) worst() tokensource.BreakerState {

@@ -202,11 +202,15 @@ func TestBreakerSets(t *testing.T) {
 	sets := &breakerSets{log: slog.New(slog.DiscardHandler)}
 	five := tokensource.BreakerSettings{TripAfter: 5, OpenFor: time.Second}
 	six := tokensource.BreakerSettings{TripAfter: 6, OpenFor: time.Second}
-	one := sets.set("a:443", five)
-	if sets.set("a:443", five) != one {
+	take := func(upstreams string, settings tokensource.BreakerSettings) *breakers {
+		bs, _ := sets.take(upstreams, settings)
+		return bs
+	}
+	one := take("a:443", five)
+	if take("a:443", five) != one {
 		t.Error("lost")
 	}
-	if sets.set("b:443", five) == one || sets.set("a:443", six) == one {
+	if take("b:443", five) == one || take("a:443", six) == one {
 		t.Error("shared")
 	}
 	for range 5 {
@@ -214,5 +218,25 @@ func TestBreakerSets(t *testing.T) {
 	}
 	if sets.worst() != tokensource.BreakerOpen {
 		t.Errorf("worst is %v", sets.worst())
+	}
+}
+
+// TestBreakersGoWithTheirUsers: they outlive a reload, and no more: an address
+// that changes with each reload would leave some behind each time.
+func TestBreakersGoWithTheirUsers(t *testing.T) {
+	sets := &breakerSets{log: slog.New(slog.DiscardHandler)}
+	settings := tokensource.BreakerSettings{TripAfter: 1, OpenFor: time.Minute}
+	before, giveBefore := sets.take("api:443", settings)
+	after, giveAfter := sets.take("api:443", settings)
+	giveBefore()
+	giveBefore() // Cleanup may come twice
+	if again, give := sets.take("api:443", settings); before != after || again != after {
+		t.Error("a reload has breakers of its own")
+	} else {
+		give()
+	}
+	giveAfter()
+	if len(sets.sets) != 0 {
+		t.Errorf("%d sets are left, with no user", len(sets.sets))
 	}
 }

@@ -2,7 +2,9 @@ package caddymodule
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -73,7 +75,7 @@ func TestStoreOverReloads(t *testing.T) {
 		if two.closed.Load() {
 			t.Error("closed before the source")
 		}
-		must(t, ps.close())
+		must(t, ps.close(closeTimeout))
 		if !two.closed.Load() {
 			t.Error("not closed with the source")
 		}
@@ -98,7 +100,7 @@ func TestStoreOfAFailedReload(t *testing.T) {
 		t.Errorf("closed: the running one's %v, the other's %v", one.closed.Load(), two.closed.Load())
 	}
 	running.release()
-	must(t, ps.close())
+	must(t, ps.close(closeTimeout))
 }
 
 func TestSameStore(t *testing.T) {
@@ -107,8 +109,20 @@ func TestSameStore(t *testing.T) {
 	if !sameStore(files(here), files(here)) || sameStore(files(here), files(there)) {
 		t.Error("files are told by their folder")
 	}
-	if sameStore(newStorageStore(new(memory)), newStorageStore(new(memory))) {
-		t.Error("storages that do not say where they are need not be the same")
+	type settings struct {
+		certmagic.Storage `json:"-"`
+		Bucket, Password  string `json:",omitempty"`
+	}
+	bucket := func(name string) tokensource.Store {
+		return newStorageStore(settings{Bucket: name, Password: "canary"})
+	}
+	if !sameStore(bucket("a"), bucket("a")) || sameStore(bucket("a"), bucket("b")) || strings.Contains(fmt.Sprint(bucket("a")), "canary") {
+		t.Error("storages that do not say where they are are told by their settings, which are not shown")
+	}
+	if none := newStorageStore(struct {
+		certmagic.Storage `json:"-"`
+	}{}); sameStore(none, none) {
+		t.Error("storages of which nothing is known need not be the same")
 	}
 	if sameStore(nil, files(here)) || sameStore(files(here), newStorageStore(new(memory))) {
 		t.Error("different kinds are the same")

@@ -130,7 +130,7 @@ func TestMetricsGauges(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	bs := app.built["b"].live.set("api:443", tokensource.BreakerSettings{TripAfter: 1, OpenFor: time.Minute})
+	bs, _ := app.built["b"].live.take("api:443", tokensource.BreakerSettings{TripAfter: 1, OpenFor: time.Minute})
 	_ = judge(bs, tokensource.NewKey("alice"), tokensource.Fails)
 	reg := loadedMetrics(t, app)
 	for metric, want := range map[string]map[string]float64{

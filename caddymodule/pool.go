@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -27,7 +28,7 @@ type pooledSource struct {
 	live   *breakerSets
 
 	users   atomic.Int64 // requests under way
-	retired atomic.Bool  // no config uses it any more
+	retired atomic.Bool  // no config has used it for retireAfter
 	closed  atomic.Bool
 }
 
@@ -64,33 +65,58 @@ func takeSource(cfg tokensource.Config, gc *GrantContext, g Grant) (*pooledSourc
 	return value.(*pooledSource), nil
 }
 
-// closeTimeout is how long a source that is no longer used may go on with a
-// renewal, whose answer may hold the only good refresh token.
-const closeTimeout = 15 * time.Second
+const (
+	// closeTimeout is how long a source that is no longer used may go on with a
+	// renewal, whose answer may hold the only good refresh token.
+	closeTimeout = 15 * time.Second
+	// flushedTimeout is the same where Stop has waited before.
+	flushedTimeout = time.Second
+	// retireAfter is how long a source outlives its last config: the old server
+	// may still hand it requests that were read before the reload.
+	retireAfter = 5 * time.Second
+)
 
-// Destruct implements caddy.Destructor. Requests of a config that is gone may
-// still be under way, for Caddy does not wait for them on a reload: the last of
-// them closes the source.
+// retiring are the sources that no config uses and that are still open. Caddy
+// may stop meanwhile, and then they are flushed as well.
+var retiring sync.Map // *pooledSource -> nil
+
+// stopping reports whether Caddy is being stopped, and not reloaded.
+func stopping() bool { return caddy.Exiting() || caddy.ActiveContext().Context == nil }
+
+// Destruct implements caddy.Destructor. On a reload Caddy does not wait for
+// requests of the config that is gone: the source stays open for those that are
+// under way or about to come, and the last of them closes it.
 func (ps *pooledSource) Destruct() error {
-	ps.retired.Store(true)
-	if ps.users.Load() == 0 {
-		return ps.close()
+	if stopping() {
+		return ps.close(flushedTimeout)
 	}
+	ps.retire(retireAfter)
 	return nil
+}
+
+func (ps *pooledSource) retire(after time.Duration) {
+	retiring.Store(ps, nil)
+	time.AfterFunc(after, func() {
+		ps.retired.Store(true)
+		if ps.users.Load() == 0 {
+			_ = ps.close(closeTimeout)
+		}
+	})
 }
 
 // unuse ends a request's use of the source, counted in users.
 func (ps *pooledSource) unuse() {
 	if ps.users.Add(-1) == 0 && ps.retired.Load() {
-		go func() { _ = ps.close() }()
+		go func() { _ = ps.close(closeTimeout) }()
 	}
 }
 
-func (ps *pooledSource) close() error {
+func (ps *pooledSource) close(timeout time.Duration) error {
 	if !ps.closed.CompareAndSwap(false, true) {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer retiring.Delete(ps)
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	err := ps.Close(ctx)
 	ps.env.set(nil)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
@@ -27,32 +28,56 @@ func pooled(t *testing.T) *pooledSource {
 	return &pooledSource{Source: src, env: new(environments), live: &breakerSets{log: slog.New(slog.DiscardHandler)}}
 }
 
-// TestRetiredSourceServesItsRequests: on a reload Caddy does not wait for
-// requests, so the last of them closes the source that no config uses.
+// TestRetiredSourceServesItsRequests: on a reload Caddy waits neither for
+// requests under way nor for those that the old server has just read. The last
+// of them closes the source that no config uses.
 func TestRetiredSourceServesItsRequests(t *testing.T) {
-	ps := pooled(t)
-	ps.users.Add(1)
-	if err := ps.Destruct(); err != nil || ps.closed.Load() {
-		t.Fatalf("closed %v, %v: want open for the request under way", ps.closed.Load(), err)
+	for name, late := range map[string]bool{"under way": false, "just read": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ps := pooled(t)
+				if !late {
+					ps.users.Add(1)
+				}
+				ps.retire(retireAfter)
+				if late {
+					time.Sleep(retireAfter - time.Second)
+					ps.users.Add(1)
+				}
+				time.Sleep(time.Minute)
+				if _, err := ps.Token(t.Context(), tokensource.Key{}); err != nil || ps.closed.Load() {
+					t.Errorf("the request got %v; closed: %v", err, ps.closed.Load())
+				}
+				ps.unuse()
+				synctest.Wait()
+				if !ps.closed.Load() {
+					t.Error("the last request did not close the source")
+				}
+			})
+		})
 	}
-	if _, err := ps.Token(t.Context(), tokensource.Key{}); err != nil {
-		t.Errorf("a request under way got %v", err)
-	}
-	ps.unuse()
-	for deadline := time.After(5 * time.Second); !ps.closed.Load(); {
-		select {
-		case <-deadline:
-			t.Fatal("the last request did not close the source")
-		case <-time.After(time.Millisecond):
+}
+
+// TestUnusedSourceIsClosed: after a while, also without a request.
+func TestUnusedSourceIsClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ps := pooled(t)
+		ps.retire(retireAfter)
+		if _, left := retiring.Load(ps); !left {
+			t.Error("Stop would not flush it")
 		}
-	}
+		time.Sleep(2 * retireAfter)
+		if _, left := retiring.Load(ps); left || !ps.closed.Load() {
+			t.Errorf("closed: %v, remembered: %v", ps.closed.Load(), left)
+		}
+	})
 }
 
 // TestEnvironmentOfAFailedReload: a config that only provisions does not get
 // the running one's sources to use its storage.
 func TestEnvironmentOfAFailedReload(t *testing.T) {
 	ps := pooled(t)
-	defer func() { _ = ps.close() }()
+	defer func() { _ = ps.close(closeTimeout) }()
 	running, failing := &environment{log: slog.Default()}, &environment{log: slog.Default()}
 	ps.adopt(running)
 	ps.attach(running)

@@ -3,6 +3,8 @@ package caddymodule
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -210,12 +212,17 @@ func (s *storageStore) unlock(ctx context.Context, name string) {
 	_ = s.storage.Unlock(ctx, name) // it goes stale
 }
 
-// String names the place, where the storage can.
+// String names the place: as the storage does, or else by a hash of its
+// settings, which may hold a password. "" is of one that has none.
 func (s *storageStore) String() string {
 	if named, ok := s.storage.(fmt.Stringer); ok {
 		return named.String()
 	}
-	return ""
+	settings, err := json.Marshal(s.storage)
+	if err != nil || len(settings) <= len("{}") {
+		return ""
+	}
+	return fmt.Sprintf("%T %x", s.storage, sha256.Sum256(settings))
 }
 
 // Interface guard

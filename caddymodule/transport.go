@@ -72,14 +72,16 @@ type Transport struct {
 	// schemeKnown: no request decides whether tokens would go out in the clear.
 	schemeKnown bool
 	keys        keyReader
-	injector    injector
-	failure     refusal
-	callers     callerCheck
-	breakers    *breakers
-	replayMax   int64
-	requests    requestCounters
-	replays     requestCounters
-	log         *zap.Logger
+	// giveBreakers says that breakers are used no more; nil: there are none yet.
+	giveBreakers func()
+	injector     injector
+	failure      refusal
+	callers      callerCheck
+	breakers     *breakers
+	replayMax    int64
+	requests     requestCounters
+	replays      requestCounters
+	log          *zap.Logger
 }
 
 // CaddyModule returns the Caddy module information.
@@ -163,12 +165,17 @@ func (t *Transport) provisionBreakers(ctx caddy.Context) error {
 			upstreams += u.Dial + " "
 		}
 	}
-	t.breakers = t.source.live.set(upstreams, t.Breaker.settings())
+	t.breakers, t.giveBreakers = t.source.live.take(upstreams, t.Breaker.settings())
 	return nil
 }
 
 // Cleanup closes idle connections.
-func (t *Transport) Cleanup() error { return t.HTTPTransport.Cleanup() }
+func (t *Transport) Cleanup() error {
+	if t.giveBreakers != nil {
+		t.giveBreakers()
+	}
+	return t.HTTPTransport.Cleanup()
+}
 
 // RoundTrip sends the request with a token, once or twice. Its error is the
 // upstream connection's; whatever concerns tokens is an answer.
