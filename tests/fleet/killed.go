@@ -20,8 +20,8 @@ func (k *killer) count(is func(death) bool) int {
 
 // windows are the times from the provider's answer until the new generation was stored, where nobody was killed in
 // between. They are measured from the moment before the answer goes out to the moment after which the write was noticed.
-func (k *killer) windows() []time.Duration {
-	var out []time.Duration
+func (k *killer) windows() (all []time.Duration, longest idp.Call) {
+	most := time.Duration(0)
 	calls := k.provider.Calls()
 	for i, c := range calls {
 		if c.Outcome != idp.Issued && c.Outcome != idp.Reissued {
@@ -32,16 +32,19 @@ func (k *killer) windows() []time.Duration {
 			end = calls[i+1].Arrived
 		}
 		if written := k.stored.Between(c.Decided, end); len(written) > 0 && !k.cutOff(c, written[0]) {
-			out = append(out, written[0].Sub(c.Decided))
+			window := written[0].Sub(c.Decided)
+			if all = append(all, window); window > most {
+				most, longest = window, c
+			}
 		}
 	}
-	return out
+	return all, longest
 }
 
-// cutOff reports whether the caller was killed before it could write.
+// cutOff reports whether the caller was killed before it could write. A call may arrive when its sender is dead already.
 func (k *killer) cutOff(c idp.Call, written time.Time) bool {
 	return k.count(func(d death) bool {
-		return d.victim == c.Who && d.Gone.After(c.Arrived) && d.Gone.Add(notes).Before(written)
+		return d.victim == c.Who && d.Gone.Add(notes).After(c.Arrived) && d.Gone.Add(notes).Before(written)
 	}) > 0
 }
 

@@ -72,11 +72,11 @@ func (s *kills) run(ctx context.Context, l lab) (*report, error) {
 		return nil, err
 	}
 	k := &killer{kills: s, fleet: f, provider: p, arrivals: p.Arrivals(), load: &rig.Load{Rate: s.rate}}
+	k.stored = store.watch()
+	defer k.stored.Stop()
 	if err := k.authorize(ctx, f.Replicas[0]); err != nil {
 		return nil, errors.Join(err, f.Stop())
 	}
-	k.stored = store.watch()
-	defer k.stored.Stop()
 	start := time.Now()
 	k.load.Start(ctx, f.Replicas)
 	for i := 1; i <= s.kills && err == nil; i++ {
@@ -117,11 +117,15 @@ func (k *killer) report(tally rig.Tally, took time.Duration, stuck error) *repor
 	r.exactly("losses told of in the log, as an error", k.count(func(d death) bool { return d.lost && d.notice.log > 0 }), lost)
 	r.exactly("losses seen in the metric", k.count(func(d death) bool { return d.lost && d.notice.metric > 0 }), lost)
 	r.exactly("losses seen in the readiness", k.count(func(d death) bool { return d.lost && d.notice.readiness > 0 }), lost)
-	windows := k.windows()
+	windows, longest := k.windows()
 	r.note("writes measured", "%d", len(windows))
 	r.note("from answer to write, p50", "%.1f ms", ms(rig.Quantile(windows, .5)))
 	p99 := rig.Quantile(windows, .99)
 	r.must(p99 < k.window, "from answer to write, p99", fmt.Sprintf("%.1f ms", ms(p99)), fmt.Sprintf("< %v", k.window))
+	if p99 >= k.window {
+		r.tell("around the longest", k.fleet.Timeline(
+			longest.Arrived.Add(-100*time.Millisecond), longest.Decided.Add(time.Second), k.stored, k.lines()...))
+	}
 	r.note("calls", "%d, and %d cut off by a kill", tally.Made-tally.Down, tally.Down)
 	r.note("failed calls", "%v", tally)
 	r.note("killed to renewed again, p50, longest", "%.1f, %.1f s", rig.Quantile(k.recoveries(), .5).Seconds(), rig.Quantile(k.recoveries(), 1).Seconds())
