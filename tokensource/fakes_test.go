@@ -178,6 +178,12 @@ func (m *memStore) put(key string, value []byte) {
 	m.records[key] = value
 }
 
+func (m *memStore) remove(key string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.records, key)
+}
+
 func (m *memStore) saved() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -48,13 +48,21 @@ func (p *rotating) refresh(ctx context.Context, _ int, refresh string) (*tokenso
 		return nil, refusal("invalid_grant")
 	}
 	p.n++
-	n := p.n
+	n, during, delay := p.n, p.during, p.delay
 	p.mu.Unlock()
-	if p.during != nil {
-		p.during(n)
+	if during != nil {
+		during(n)
 	}
-	time.Sleep(p.delay)
+	time.Sleep(delay)
 	return answer(fmt.Sprintf("t%d", n), fmt.Sprintf("r%d", n), max(p.expiry, time.Minute)), nil
+}
+
+// meanwhile sets what is called while the provider thinks, and for how long it
+// does.
+func (p *rotating) meanwhile(during func(n int), delay time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.during, p.delay = during, delay
 }
 
 func (p *rotating) want(t *testing.T, calls, alarms int) {
@@ -120,29 +128,24 @@ func TestSlowCallIsNotTakenOver(t *testing.T) {
 
 // killed returns the store as a process leaves it that is killed while the
 // provider answers its second refresh, and the provider.
-func killed(t *testing.T, grace time.Duration, during func()) (*memStore, *rotating, *fakeGrant) {
+func killed(t *testing.T, grace time.Duration) (*memStore, *rotating, *fakeGrant) {
 	t.Helper()
 	left := newMemStore()
-	p := &rotating{grace: grace, delay: 50 * time.Millisecond, expiry: time.Hour}
+	p := &rotating{grace: grace, expiry: time.Hour}
 	g := p.grant()
 	store := newMemStore()
-	p.during = func(n int) {
-		if n != 2 {
-			return
+	p.meanwhile(func(n int) {
+		if n == 2 {
+			left.put(store.only(t))
 		}
-		key, value := store.only(t)
-		left.put(key, value)
-		if during != nil {
-			during()
-		}
-	}
+	}, 50*time.Millisecond)
 	s := newSource(t, tokensource.Config{Grant: g, Store: store})
 	want(t, s, noKey, "t1")
 	time.Sleep(time.Hour - time.Second)
 	if err := s.Close(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	p.during, p.delay = nil, 0
+	p.meanwhile(nil, 0)
 	p.want(t, 2, 0)
 	return left, p, g
 }
@@ -152,7 +155,7 @@ func killed(t *testing.T, grace time.Duration, during func()) (*memStore, *rotat
 // time for a provider that takes it a while longer.
 func TestKilledInMidRenewal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store, p, g := killed(t, time.Hour, nil)
+		store, p, g := killed(t, time.Hour)
 		log, text := capture()
 		s := newSource(t, tokensource.Config{Grant: g, Store: store, Logger: log})
 		s.Resume() // no request starts it
@@ -173,7 +176,7 @@ func TestKilledInMidRenewal(t *testing.T) {
 // When the store knows that the process is dead, nobody waits.
 func TestKilledAndKnownToBe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store, p, g := killed(t, time.Hour, nil)
+		store, p, g := killed(t, time.Hour)
 		s := newSource(t, tokensource.Config{Grant: g, Store: knowing{store}})
 		s.Resume()
 		time.Sleep(200 * time.Millisecond)
@@ -191,7 +194,7 @@ func (knowing) Dead(_ context.Context, who string) bool { return who != "this on
 // down, and not tried again by anybody.
 func TestLostIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store, p, g := killed(t, 0, nil)
+		store, p, g := killed(t, 0)
 		time.Sleep(time.Second)
 		for n := range 3 { // replicas and restarts
 			log, text := capture()
@@ -367,11 +370,11 @@ func TestStoreDownBetweenAnswerAndWrite(t *testing.T) {
 		a, b := newSource(t, cfg), newSource(t, cfg)
 		want(t, a, noKey, "t1")
 		want(t, b, noKey, "t1")
-		p.during = func(n int) {
+		p.meanwhile(func(n int) {
 			if n == 2 {
 				store.fail(errDisk, errDisk)
 			}
-		}
+		}, 0)
 		time.Sleep(9 * time.Minute) // one of them renews
 		p.want(t, 2, 0)
 		time.Sleep(30 * time.Second)

@@ -3,6 +3,7 @@ package tokensource_test
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,11 +18,11 @@ func TestKilledInAForcedRenewal(t *testing.T) {
 		left, store := newMemStore(), newMemStore()
 		p := &rotating{grace: 15 * time.Second, expiry: 24 * time.Hour}
 		g := p.grant()
-		p.during = func(n int) {
+		p.meanwhile(func(n int) {
 			if n == 2 {
 				left.put(store.only(t))
 			}
-		}
+		}, 0)
 		s := newSource(t, tokensource.Config{Grant: g, Store: store})
 		tok := want(t, s, noKey, "t1")
 		time.Sleep(time.Hour)
@@ -45,11 +46,11 @@ func TestKilledInTheFirstCall(t *testing.T) {
 		left, store := newMemStore(), newMemStore()
 		p := &rotating{grace: 15 * time.Second}
 		g := p.grant()
-		p.during = func(n int) {
+		p.meanwhile(func(n int) {
 			if n == 1 {
 				left.put(store.only(t))
 			}
-		}
+		}, 0)
 		s := newSource(t, tokensource.Config{Grant: g, Store: store})
 		want(t, s, noKey, "t1")
 		if err := s.Close(context.Background()); err != nil {
@@ -69,7 +70,7 @@ func TestKilledInTheFirstCall(t *testing.T) {
 func TestUsedRefreshTokenInOtherWords(t *testing.T) {
 	for _, cut := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
-			store, _, g := killed(t, 0, nil)
+			store, _, g := killed(t, 0)
 			if !cut {
 				store = newMemStore()
 			}
@@ -98,13 +99,13 @@ func TestLateLeaseIsNotUsed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &rotating{}
 		g, store := p.grant(), newMemStore()
-		late := &lateStore{memStore: store, by: 20 * time.Second}
+		late := newLateStore(store, 20*time.Second)
 		a := newSource(t, tokensource.Config{Grant: g, Store: late, Patience: -1})
 		b := newSource(t, tokensource.Config{Grant: g, Store: store})
 		go func() { _, _ = a.Token(context.Background(), noKey) }()
 		synctest.Wait()
 		want(t, b, noKey, "t1")
-		late.by = 0
+		late.by.Store(0)
 		time.Sleep(15 * time.Second)
 		want(t, a, noKey, "t1")
 		p.want(t, 1, 0)
@@ -114,11 +115,17 @@ func TestLateLeaseIsNotUsed(t *testing.T) {
 // lateStore writes at once and says so later.
 type lateStore struct {
 	*memStore
-	by time.Duration
+	by atomic.Int64 // nanoseconds
+}
+
+func newLateStore(m *memStore, by time.Duration) *lateStore {
+	l := &lateStore{memStore: m}
+	l.by.Store(int64(by))
+	return l
 }
 
 func (l *lateStore) Swap(ctx context.Context, key string, old, value []byte) error {
-	by := l.by
+	by := time.Duration(l.by.Load())
 	if err := l.memStore.Swap(ctx, key, old, value); err != nil {
 		return err
 	}
@@ -132,7 +139,7 @@ func TestSlowStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &rotating{delay: 6 * time.Second}
 		g, store := p.grant(), newMemStore()
-		a := newSource(t, tokensource.Config{Grant: g, Store: &lateStore{store, 4 * time.Second}, Patience: time.Minute})
+		a := newSource(t, tokensource.Config{Grant: g, Store: newLateStore(store, 4*time.Second), Patience: time.Minute})
 		b := newSource(t, tokensource.Config{Grant: g, Store: store})
 		go func() { _, _ = a.Token(context.Background(), noKey) }()
 		synctest.Wait()

@@ -95,7 +95,7 @@ func TestStoreChanged(t *testing.T) {
 			t.Fatal(err)
 		}
 		key, _ := store.only(t)
-		delete(store.records, key) // the new store is empty
+		store.remove(key) // the new store is empty
 		s.StoreChanged()
 		time.Sleep(time.Second)
 		want(t, newSource(t, tokensource.Config{Grant: g, Store: store}), noKey, "exchanged-c")

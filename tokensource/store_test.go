@@ -256,7 +256,7 @@ func TestRecordOfANewerRelease(t *testing.T) {
 					t.Error("the record was overwritten")
 				}
 				wantCalls(t, g, 1, 0)
-				delete(store.records, key)
+				store.remove(key)
 				time.Sleep(time.Minute)
 				want(t, s, noKey, "granted-2")
 			})
