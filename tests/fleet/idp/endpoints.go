@@ -89,9 +89,8 @@ func (p *Provider) prune() {
 
 // token is the token endpoint.
 func (p *Provider) token(w http.ResponseWriter, r *http.Request) {
-	// before the body is read: it tells of a request that is sent, not of one that was received
-	c, delay := p.arrive(r)
 	form, fault := readToken(r)
+	c, delay := p.arrive(r) // all of it
 	if err := think(r.Context(), delay); err != nil && !p.settings.Careless {
 		p.mu.Lock()
 		p.done(c, HungUp)
