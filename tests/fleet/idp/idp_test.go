@@ -132,6 +132,14 @@ func TestHungUp(t *testing.T) {
 		if err := <-done; !errors.Is(err, context.Canceled) {
 			t.Fatal(err)
 		}
+		deadline := time.After(10 * time.Second)
+		for a.p.Calls()[0].Outcome == "" {
+			select {
+			case <-deadline:
+				t.Fatal("the first call is never decided")
+			case <-time.After(time.Millisecond):
+			}
+		}
 		status := 200
 		if careless {
 			status = 400
