@@ -114,6 +114,9 @@ func (a *App) Stop() error {
 			open = append(open, src.(*pooledSource))
 			return true
 		})
+		for _, src := range open {
+			src.Drain()
+		}
 	}
 	errs := make([]error, len(open))
 	var wg sync.WaitGroup

@@ -153,9 +153,14 @@ func sameStore(a, b tokensource.Store) bool {
 }
 
 func (ps *pooledSource) detach(e *environment) {
+	before := ps.env.current()
 	rest := slices.DeleteFunc(ps.env.list(), func(o *environment) bool { return o == e })
-	if len(rest) > 0 { // the last one serves until the source is closed
-		ps.env.set(rest)
+	if len(rest) == 0 { // the last one serves until the source is closed
+		return
+	}
+	ps.env.set(rest)
+	if now := ps.env.current(); before != now && !sameStore(before.store, now.store) {
+		ps.StoreChanged() // back to the running config's, after a reload that failed
 	}
 }
 

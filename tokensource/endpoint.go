@@ -165,6 +165,9 @@ func (ep *Endpoint) attempt(ctx context.Context, call string, params []Param, v 
 	if transport == nil {
 		transport = defaultTransport
 	}
+	if err := maySend(ctx); err != nil {
+		return nil, fmt.Errorf("%s call: %w", call, err)
+	}
 	// A round trip, not a client's Do: redirects would carry the client secret to
 	// wherever they point.
 	res, err := transport.RoundTrip(req)

@@ -35,6 +35,7 @@ type entry struct {
 	lost        bool   // and only a person can bring the next
 	setAside    string // sum of the damaged record that was set aside
 	lastIntent  string // the last intent of this entry's own
+	lastSent    bool   // and something was sent under it
 }
 
 // flight is one renewal, shared by all who wait for it.
@@ -55,13 +56,19 @@ type flight struct {
 	noSeed    bool // the seed is known to be refused for good
 }
 
-// unsaved is the state of a token that the store has not taken yet.
+// unsaved is the state of a token that the store has not taken yet, or that is
+// to be looked after.
 type unsaved struct {
 	is        bool
 	unsettled bool
+	copy      bool      // another store has it, which was this one's before
+	check     bool      // it was written: is it still there?
 	tries     int       // that failed
 	next      time.Time // when to try again
 }
+
+// pending reports whether the store is to be called for it.
+func (u *unsaved) pending() bool { return u.is || u.check }
 
 // failure is what is remembered of a renewal that did not work.
 type failure struct {
@@ -241,7 +248,7 @@ func (s *Source) mayForce(e *entry, now time.Time) (time.Duration, error) {
 		return wait, err
 	}
 	last := e.renewed
-	if e.tok != nil && e.tok.issued.After(last) {
+	if e.tok != nil && e.tok.issued.After(last) && !e.tok.issued.After(now) {
 		last = e.tok.issued // by another process: the provider is one for all
 	}
 	if next := last.Add(s.cfg.MinInterval); now.Before(next) {

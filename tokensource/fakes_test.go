@@ -178,6 +178,18 @@ func (m *memStore) put(key string, value []byte) {
 	m.records[key] = value
 }
 
+func (m *memStore) count() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.records)
+}
+
+func (m *memStore) empty() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	clear(m.records)
+}
+
 func (m *memStore) remove(key string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

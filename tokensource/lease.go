@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 )
 
@@ -38,39 +39,42 @@ type lease struct {
 
 	raw  []byte // the record as it was last written
 	rec  record // the same, with the intent
-	sure time.Time
-	lost bool // another process has taken it over
+	lost bool   // another process has taken it over
+	sent string // the refresh token that was sent under it
+
+	// until is until when the lease is surely this process's. The call under way
+	// asks too, before it sends.
+	until atomic.Pointer[time.Time]
 }
 
 // claim takes the lease of the entry's record. enough is asked of each reading
-// whether that ends it: with what somebody else has stored, or with an error.
-// Then, and where nothing needs a lease, there is none.
-func (s *Source) claim(ctx context.Context, e *entry, call Reason, cur *Token, enough func(*stored) (bool, error)) (*stored, *lease, error) {
+// whether that ends it: with what somebody else has stored (done), or with an
+// error. Then, and where nothing needs a lease, there is none.
+func (s *Source) claim(ctx context.Context, e *entry, call Reason, cur *Token, enough func(*stored) (bool, error)) (st *stored, l *lease, done bool, err error) {
 	var w watch
 	for {
-		st, err := s.read(ctx, e)
-		if err != nil {
-			return nil, nil, err
+		if st, err = s.read(ctx, e); err != nil {
+			return nil, nil, false, err
 		}
-		if is, err := enough(st); is || err != nil || s.needsNoLease(st, cur) {
-			return st, nil, err
+		if done, err = enough(st); done || err != nil || s.needsNoLease(st, cur) {
+			return st, nil, done, err
 		}
 		if other := st.rec.Intent; other != nil && !s.left(e, other) {
 			if !w.lapsed(time.Now(), other) && !s.dead(ctx, other.By) {
-				if err := sleep(ctx, pollEvery+time.Duration(random()*float64(pollEvery))); err != nil {
-					return nil, nil, fmt.Errorf("another process is renewing the token: %w", ErrUnavailable)
+				if sleep(ctx, pollEvery+time.Duration(random()*float64(pollEvery))) != nil || s.draining.Load() {
+					return st, nil, false, fmt.Errorf("another process is renewing the token: %w", ErrUnavailable)
 				}
 				continue
 			}
 		}
-		l, err := s.intend(ctx, e, call, st, cur)
+		l, err = s.intend(ctx, e, call, st, cur)
 		switch {
 		case errors.Is(err, ErrConflict):
 			continue // another contender won
 		case err != nil:
-			return nil, nil, err
+			return nil, nil, false, err
 		}
-		return st, l, nil
+		return st, l, false, nil
 	}
 }
 
@@ -113,6 +117,8 @@ func (s *Source) left(e *entry, i *intent) bool {
 	return e.lastIntent == i.ID
 }
 
+const lostWrite = "token store has lost a write: an older token is there than was written; it is written again"
+
 // intend writes an intent over what was read. If the store has less than memory,
 // because it lost a write or never got it, memory's token goes back with it.
 func (s *Source) intend(ctx context.Context, e *entry, call Reason, st *stored, cur *Token) (*lease, error) {
@@ -123,40 +129,56 @@ func (s *Source) intend(ctx context.Context, e *entry, call Reason, st *stored, 
 		unsaved := e.unsaved.is
 		e.mu.Unlock()
 		if !unsaved {
-			s.log.Error("token store has lost a write: an older token is there than was written; it is written again",
-				"source", s.cfg.Name, "key", e.key.String(), "stored_generation", st.rec.Generation, "generation", cur.generation)
+			s.log.Error(lostWrite, "source", s.cfg.Name, "key", e.key.String(), "stored_generation", st.rec.Generation, "generation", cur.generation)
 		}
 		l.rec = record{Renewed: st.rec.Renewed, Codes: st.rec.Codes}
 		l.rec.put(cur)
 	} else if other := st.rec.Intent; other != nil {
-		l.rec.Doubt++
-		if !s.left(e, other) {
+		left := s.left(e, other)
+		if !left || e.sentUnder(other) {
+			l.rec.Doubt++
+		}
+		if !left {
 			s.log.Warn("a renewal was cut off before its outcome was stored: it is tried again",
 				"source", s.cfg.Name, "key", e.key.String(), "by", other.By, "at", other.At, "call", other.Call, "times", l.rec.Doubt)
 		}
 	}
 	l.rec.Intent = &intent{ID: rand.Text(), stamp: s.stamp(), Call: call, Lapse: s.lapse(&l.rec).Milliseconds()}
 	e.mu.Lock()
-	e.lastIntent = l.rec.Intent.ID
+	e.lastIntent, e.lastSent = l.rec.Intent.ID, false
 	e.mu.Unlock()
 	now := time.Now()
 	raw, err := s.write(ctx, e, st.raw, &l.rec)
 	if err != nil {
 		return nil, err
 	}
-	l.raw, l.sure = raw, now
+	l.raw = raw
+	l.sure(now)
 	if back {
-		e.mu.Lock()
-		e.unsaved = unsaved{}
-		e.mu.Unlock()
+		s.settle(e, cur)
 	}
 	return l, nil
+}
+
+// sentUnder reports whether anything was sent under an intent of this entry's.
+func (e *entry) sentUnder(i *intent) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.lastIntent == i.ID && e.lastSent
+}
+
+// sure notes that the record was written, not before now: for half the time
+// that others wait, the lease is surely this process's.
+func (l *lease) sure(now time.Time) {
+	until := now.Add(time.Duration(l.rec.Intent.Lapse) * time.Millisecond / 2)
+	l.until.Store(&until)
 }
 
 func (s *Source) stamp() stamp { return stamp{At: time.Now().UTC(), By: s.instance()} }
 
 // keep counts the intent's beat up until stop is called, so that a slow call is
-// not taken for a dead process. stop waits until nothing is written any more.
+// not taken for a dead process. stop waits until nothing is written any more: a
+// write that is cut off may come after what is written next.
 func (l *lease) keep(ctx context.Context) (stop func()) {
 	if l == nil {
 		return func() {}
@@ -166,7 +188,7 @@ func (l *lease) keep(ctx context.Context) (stop func()) {
 	go func() {
 		defer close(done)
 		for sleep(ctx, beatEvery) == nil {
-			if l.beat(ctx) != nil {
+			if l.beat(context.WithoutCancel(ctx)) != nil {
 				return
 			}
 		}
@@ -189,9 +211,11 @@ func (l *lease) beat(ctx context.Context) error {
 	raw, err := l.s.write(ctx, l.e, l.raw, &next)
 	switch {
 	case err == nil:
-		l.raw, l.rec, l.sure = raw, next, now
+		l.raw, l.rec = raw, next
+		l.sure(now)
 	case errors.Is(err, ErrConflict):
-		// It may be our own, of a beat whose outcome did not reach us.
+		// It may be our own, of a beat whose outcome did not reach us, or with a code
+		// that was noted meanwhile.
 		st, err := l.s.read(ctx, l.e)
 		switch {
 		case err != nil:
@@ -199,6 +223,7 @@ func (l *lease) beat(ctx context.Context) error {
 			l.raw, l.rec = st.raw, *st.rec
 		default:
 			l.lost = true
+			l.until.Store(new(time.Time))
 			return errLeaseLost
 		}
 	}
@@ -228,7 +253,29 @@ func (l *lease) ensure(ctx context.Context) error {
 
 // good reports whether the lease is surely this process's for a while.
 func (l *lease) good() bool {
-	return before(time.Now(), l.sure.Add(time.Duration(l.rec.Intent.Lapse)*time.Millisecond/2))
+	return before(time.Now(), *l.until.Load())
+}
+
+type leaseKey struct{}
+
+// calling gives a call its lease, and notes that it sends.
+func (l *lease) calling(ctx context.Context) context.Context {
+	if l == nil {
+		return ctx
+	}
+	l.e.mu.Lock()
+	l.e.lastSent = true
+	l.e.mu.Unlock()
+	return context.WithValue(ctx, leaseKey{}, l)
+}
+
+// maySend is asked by a call just before it sends: what it waited for, another
+// source's token, say, may have taken longer than the lease is sure.
+func maySend(ctx context.Context) error {
+	if l, _ := ctx.Value(leaseKey{}).(*lease); l != nil && !l.good() {
+		return errLeaseLost
+	}
+	return nil
 }
 
 // written returns the record as the lease last wrote it, and nil when there is
@@ -238,6 +285,13 @@ func (l *lease) written() *stored {
 		return nil
 	}
 	return &stored{raw: l.raw, rec: &l.rec}
+}
+
+// sends notes which refresh token is about to be sent.
+func (l *lease) sends(refresh Secret) {
+	if l != nil {
+		l.sent = refresh.Reveal()
+	}
 }
 
 // inDoubt reports whether the refresh token may have been used before.
@@ -251,18 +305,41 @@ func (l *lease) release(ctx context.Context, err error) {
 	}
 	next := l.rec
 	next.Intent = nil
-	switch {
-	case grantRefused(err, l.rec.Doubt > 0):
-		at := l.s.stamp()
-		next.Refused = &at
-	case uncertain(err):
-		next.Doubt++
+	// what is said of another refresh token than the record's, or of a grant, is
+	// not said of that
+	if l.sent != "" && (l.sent == next.RefreshToken || next.Generation == 0) {
+		switch {
+		case grantRefused(err, l.rec.Doubt > 0):
+			at := l.s.stamp()
+			next.Refused = &at
+		case uncertain(err):
+			next.Doubt++
+		}
 	}
-	ctx = context.WithoutCancel(ctx)
-	if _, err := l.s.write(ctx, l.e, l.raw, &next); err != nil && !errors.Is(err, ErrConflict) {
+	if err := l.withdraw(context.WithoutCancel(ctx), &next); err != nil {
 		l.s.log.Warn("a renewal that failed could not be withdrawn from the token store: others wait for it a while",
 			"source", l.s.cfg.Name, "key", l.e.key.String(), "error", err)
 	}
+}
+
+// withdraw writes the record without the intent, unless that is no longer
+// there. A code may have been noted beside it.
+func (l *lease) withdraw(ctx context.Context, next *record) error {
+	raw := l.raw
+	for range maxConflicts {
+		if _, err := l.s.write(ctx, l.e, raw, next); !errors.Is(err, ErrConflict) {
+			return err
+		}
+		st, err := l.s.read(ctx, l.e)
+		if err != nil {
+			return err
+		}
+		if st.rec.Intent == nil || st.rec.Intent.ID != l.rec.Intent.ID {
+			return nil
+		}
+		raw, next.Codes = st.raw, st.rec.Codes
+	}
+	return errConflicts
 }
 
 // uncertain reports whether a call may have used up what was sent with it.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 )
 
@@ -29,6 +30,9 @@ func (s *Source) Resume() {
 // was cut off.
 func (s *Source) look(ctx context.Context, e *entry, f *flight) (*Token, string, error) {
 	st, err := s.read(ctx, e)
+	if errors.Is(err, errUnreadable) {
+		err = fmt.Errorf("%w: %w", ErrRefused, err)
+	}
 	if err != nil {
 		return nil, "", err
 	}
@@ -69,12 +73,16 @@ func (s *Source) Reconsider() {
 // StoreChanged tells that the store is another one: the tokens are written to
 // it too, unless it has newer ones.
 func (s *Source) StoreChanged() {
+	s.storeChanges.Add(1) // a write under way goes to the old one
 	now := time.Now()
+	n := 0
 	s.each(func(e *entry) {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		if e.tok != nil && !e.unsaved.is {
-			e.unsaved = unsaved{is: true, next: now}
+			// one after the other: a store is not built for all of them at once
+			e.unsaved = unsaved{is: true, copy: true, next: now.Add(backoffMin + time.Duration(n)*copyEvery)}
+			n++
 			if e.flight == nil {
 				s.schedule(e, now)
 			}
@@ -82,28 +90,60 @@ func (s *Source) StoreChanged() {
 	})
 }
 
+// copyEvery is the distance between tokens that are written to another store.
+const copyEvery = time.Millisecond
+
+// Drain is called before Flush when the process is about to end: no renewal
+// waits for another process's any more, or it might begin its call too late.
+func (s *Source) Drain() { s.draining.Store(true) }
+
 // Flush waits for the renewals in flight and writes what is not written yet.
 func (s *Source) Flush(ctx context.Context) error {
+	var wg sync.WaitGroup
+	var mu sync.Mutex
 	var errs []error
+	turn := make(chan struct{}, flushAtOnce)
 	s.each(func(e *entry) {
 		e.mu.Lock()
-		f := e.flight
+		busy := e.flight != nil || e.unsaved.is
 		e.mu.Unlock()
-		if f != nil && f.wait(ctx) != nil {
-			errs = append(errs, fmt.Errorf("token source %s: a renewal was cut off: %w", s.cfg.Name, ctx.Err()))
+		if !busy {
 			return
 		}
-		e.mu.Lock()
-		unwritten := e.unsaved.is
-		e.mu.Unlock()
-		if !unwritten {
-			return
-		}
-		if _, _, err := s.rewrite(ctx, e, nil); err != nil {
-			errs = append(errs, fmt.Errorf("token source %s: a token was not stored: %w", s.cfg.Name, err))
-		}
+		turn <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-turn }()
+			if err := s.flush(ctx, e); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, err)
+			}
+		})
 	})
+	wg.Wait()
 	return errors.Join(errs...)
+}
+
+// flushAtOnce is how many tokens are written at once at the end.
+const flushAtOnce = 16
+
+func (s *Source) flush(ctx context.Context, e *entry) error {
+	e.mu.Lock()
+	f := e.flight
+	e.mu.Unlock()
+	if f != nil && f.wait(ctx) != nil {
+		return fmt.Errorf("token source %s: a renewal was cut off: %w", s.cfg.Name, ctx.Err())
+	}
+	e.mu.Lock()
+	unwritten := e.unsaved.is
+	e.mu.Unlock()
+	if !unwritten {
+		return nil
+	}
+	if _, _, err := s.rewrite(ctx, e, nil); err != nil {
+		return fmt.Errorf("token source %s: a token was not stored: %w", s.cfg.Name, err)
+	}
+	return nil
 }
 
 // Close ends the source: timers stop and no renewal begins. A renewal in
@@ -113,6 +153,7 @@ func (s *Source) Close(ctx context.Context) error {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
+	s.Drain()
 	defer s.end()
 	s.each(func(e *entry) {
 		e.mu.Lock()

@@ -14,8 +14,10 @@ import (
 func (s *Source) obtain(ctx context.Context, e *entry, f *flight, cur *Token) (*Token, string, error) {
 	v := Vars{s.cfg.KeyNames, e.key}
 	g := s.cfg.Grant
+	var failed error // the refresh, for a reason that passes
 	if refresh := s.refreshToken(e, f, cur); !refresh.Empty() {
-		a, err := s.guarded(ctx, f, func() (*Answer, error) { return g.Refresh(ctx, v, refresh) })
+		f.lease.sends(refresh)
+		a, err := s.guarded(ctx, f, func(ctx context.Context) (*Answer, error) { return g.Refresh(ctx, v, refresh) })
 		if err == nil {
 			if a.RefreshToken.Empty() { // RFC 6749, section 6: the old one stays good
 				a.RefreshToken = refresh
@@ -32,12 +34,18 @@ func (s *Source) obtain(ctx context.Context, e *entry, f *flight, cur *Token) (*
 			}
 			return nil, "", err
 		}
+		if !refusedForGood(err) {
+			failed = err
+		}
 	}
 	if g.NeedsPerson() {
 		return nil, "", personNeeded(f, cur)
 	}
-	a, err := s.guarded(ctx, f, func() (*Answer, error) { return g.Token(ctx, v) })
-	if err != nil {
+	a, err := s.guarded(ctx, f, func(ctx context.Context) (*Answer, error) { return g.Token(ctx, v) })
+	switch {
+	case err != nil && failed != nil && final(err):
+		return nil, "", failed // the grant is refused, and the refresh token may yet be good
+	case err != nil:
 		return nil, "", err
 	}
 	t, err := s.take(ctx, e, f, cur, a)
@@ -90,7 +98,10 @@ func (s *Source) grantInstead(e *entry, err error, cur *Token, refresh Secret) b
 // guarded makes a token call under the endpoint's breaker. The breaker judges
 // the endpoint and the client; what one user's refresh token or code is worth
 // says nothing about them.
-func (s *Source) guarded(ctx context.Context, f *flight, call func() (*Answer, error)) (a *Answer, err error) {
+//
+// The call has all its time, however long it took until it may be made: an
+// answer must not be cut off, for it may hold the only good refresh token.
+func (s *Source) guarded(ctx context.Context, f *flight, call func(context.Context) (*Answer, error)) (a *Answer, err error) {
 	done, err := s.breaker.Allow(s.cfg.RenewalTimeout)
 	if err != nil {
 		return nil, err
@@ -99,6 +110,13 @@ func (s *Source) guarded(ctx context.Context, f *flight, call func() (*Answer, e
 		done(Neutral)
 		return nil, err
 	}
+	if s.isClosed() {
+		done(Neutral)
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, ErrClosed)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.RenewalTimeout)
+	defer cancel()
+	defer context.AfterFunc(s.life, cancel)()
 	verdict := Fails // also of a panic
 	defer func() {
 		before := s.breaker.State()
@@ -110,7 +128,7 @@ func (s *Source) guarded(ctx context.Context, f *flight, call func() (*Answer, e
 	stop := f.lease.keep(ctx)
 	defer stop() // of a panic too
 	asked := time.Now()
-	a, err = call()
+	a, err = call(f.lease.calling(ctx))
 	stop()
 	verdict = judge(err)
 	if err == nil {
@@ -133,11 +151,17 @@ func refusedForGood(err error) bool {
 // refusal of it counts.
 func grantRefused(err error, doubt bool) bool {
 	var ee *EndpointError
-	if !refusedForGood(err) || !errors.As(err, &ee) {
+	if !errors.As(err, &ee) {
+		return false
+	}
+	if doubt && ee.Status == http.StatusBadRequest && ee.Code == "" {
+		return true // all that Glewlwyd says
+	}
+	if !refusedForGood(err) {
 		return false
 	}
 	switch ee.Code {
-	case "invalid_client":
+	case "invalid_client", "invalid_target":
 		return false
 	case "unauthorized_client", "unsupported_grant_type", "invalid_request", "invalid_scope":
 		return doubt
@@ -181,13 +205,21 @@ func (s *Source) take(ctx context.Context, e *entry, f *flight, cur *Token, a *A
 		t.generation = cur.generation + 1
 	}
 	var err error
+	changes := s.storeChanges.Load()
 	if f.unsettled {
 		err = errUnsettled
 	} else {
 		t, err = s.store(ctx, e, f, t)
 	}
+	moved := err == nil && changes != s.storeChanges.Load() // it was written to the one before
 	e.mu.Lock()
-	e.unsaved = unsaved{is: err != nil, unsettled: f.unsettled, next: time.Now().Add(backoffBase)}
+	e.unsaved = unsaved{
+		is: err != nil || moved, unsettled: f.unsettled, copy: moved, next: time.Now().Add(backoffBase),
+		check: s.cfg.Store != nil && t.refresh != "",
+	}
+	if err == nil && !moved {
+		e.unsaved.next = time.Now().Add(checkAfter)
+	}
 	e.mu.Unlock()
 	if err != nil {
 		s.log.Error("token not stored: it serves from memory and would be lost with this process",
@@ -195,6 +227,12 @@ func (s *Source) take(ctx context.Context, e *entry, f *flight, cur *Token, a *A
 	}
 	return t, nil
 }
+
+// checkAfter is how long after it was written it is looked whether a refresh
+// token is still in the store. A fail-over may lose the last write and leave
+// the intent before it: then others send the old refresh token after
+// lapseAfter, unless the new one is written back before.
+const checkAfter = 2 * time.Second
 
 // errUnsettled: the store could not be read, so what generation the token is
 // of is known only when it is written.
@@ -246,9 +284,9 @@ var errConflicts = &storeError{fmt.Errorf("%d times in a row: %w", maxConflicts,
 // process has written a newer one meanwhile, that one is taken instead.
 func (s *Source) rewrite(ctx context.Context, e *entry, _ *flight) (*Token, string, error) {
 	e.mu.Lock()
-	cur, state := e.tok, e.unsaved
+	was, state := e.tok, e.unsaved
 	e.mu.Unlock()
-	at := s.stamp()
+	cur, at := was, s.stamp()
 	for range maxConflicts {
 		st, err := s.read(ctx, e)
 		if err != nil {
@@ -256,15 +294,27 @@ func (s *Source) rewrite(ctx context.Context, e *entry, _ *flight) (*Token, stri
 		}
 		same := st.token != nil && st.rec.Generation == cur.generation && st.token.AccessToken() == cur.AccessToken()
 		switch {
+		case same && !state.is: // and durable
+			s.settle(e, was)
+			return cur, viaStore, nil
 		case same: // written, perhaps, but not known to be durable
 		case state.unsettled && st.rec.Generation >= cur.generation:
 			cur = cur.withGeneration(st.rec.Generation + 1)
 		case st.token != nil && st.rec.Generation >= cur.generation:
-			s.settle(e)
+			s.settle(e, was)
 			return st.token, viaStore, nil // somebody else got there first
 		}
-		rec := record{Renewed: &at, Codes: st.rec.Codes}
-		rec.put(cur)
+		rec := *st.rec // of this very token: another's intent, doubt and refusal stay
+		if !same {
+			if !state.is {
+				s.log.Error(lostWrite, "source", s.cfg.Name, "key", e.key.String(), "stored_generation", st.rec.Generation, "generation", cur.generation)
+			}
+			rec = record{Renewed: &at, Codes: st.rec.Codes}
+			rec.put(cur)
+			if cur.orphan.Load() {
+				rec.Refused = &at
+			}
+		}
 		_, err = s.write(context.WithoutCancel(ctx), e, st.raw, &rec)
 		switch {
 		case errors.Is(err, ErrConflict):
@@ -272,17 +322,19 @@ func (s *Source) rewrite(ctx context.Context, e *entry, _ *flight) (*Token, stri
 		case err != nil:
 			return nil, "", err
 		}
-		s.settle(e)
+		s.settle(e, was)
 		return cur, viaStore, nil
 	}
 	return nil, "", errConflicts
 }
 
-// settle notes that the token is stored.
-func (s *Source) settle(e *entry) {
+// settle notes that the token is stored, if it is still the one.
+func (s *Source) settle(e *entry, t *Token) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.unsaved = unsaved{}
+	if e.tok == t {
+		e.unsaved = unsaved{}
+	}
 }
 
 // exchange is the renewal by an authorization code. It waits for nobody: what
@@ -305,7 +357,7 @@ func (s *Source) exchange(ctx context.Context, g CodeGrant, e *entry, f *flight,
 	case newer(st.token, cur):
 		cur = st.token
 	}
-	a, err := s.guarded(ctx, f, func() (*Answer, error) { return g.Exchange(ctx, Vars{s.cfg.KeyNames, e.key}, c) })
+	a, err := s.guarded(ctx, f, func(ctx context.Context) (*Answer, error) { return g.Exchange(ctx, Vars{s.cfg.KeyNames, e.key}, c) })
 	var t *Token
 	if err == nil {
 		t, err = s.take(ctx, e, f, cur, a)
@@ -318,7 +370,7 @@ func (s *Source) exchange(ctx context.Context, g CodeGrant, e *entry, f *flight,
 		e.mu.Lock()
 		e.code = &codeMemory{sum: sum, err: err}
 		e.mu.Unlock()
-	case !f.unsettled: // it may be handed over once more
+	case s.cfg.Store != nil: // it may be handed over once more
 		if _, err := s.note(context.WithoutCancel(ctx), e, codeHash(sum), false); err != nil {
 			s.log.Warn("a code that was not used up stays noted as sent", "source", s.cfg.Name, "key", e.key.String(), "error", err)
 		}

@@ -126,11 +126,11 @@ const storeRetryMax = 2 * time.Second
 // writeAgainAfter returns how long to wait before a token that the store did
 // not take is written again. While its refresh token is not stored, others may
 // take this process for dead, and send the one before it: so often.
-func writeAgainAfter(t *Token, attempt int, random float64) time.Duration {
-	if t != nil && t.refresh != "" {
+func writeAgainAfter(t *Token, u unsaved, random float64) time.Duration {
+	if t != nil && t.refresh != "" && !u.copy {
 		return backoffBase/2 + time.Duration(random*float64(backoffBase/2))
 	}
-	return retryAfter(0, attempt, random)
+	return retryAfter(0, u.tries, random)
 }
 
 // retryAfter returns how long to wait after the attempt-th failure in a row

@@ -206,8 +206,9 @@ func (r *record) token(now time.Time, ra RefreshAhead, random float64) *Token {
 		lifetime = r.Expiry.Sub(r.Issued)
 	}
 	// now carries a monotonic reading and the record does not: adding the
-	// difference gives the moments one.
-	t.live(now.Add(r.Issued.Sub(now.Round(0))), lifetime, ra, random)
+	// difference gives the moments one. Where the clocks differ, a token is not
+	// younger than new.
+	t.live(now.Add(min(r.Issued.Sub(now.Round(0)), 0)), lifetime, ra, random)
 	t.orphan.Store(r.Refused != nil)
 	if r.Intent != nil && r.Intent.Call != ReasonCode && r.Refused == nil && t.due.After(now) {
 		t.due = now // somebody renews it, or was cut off doing so: a renewal finds out which

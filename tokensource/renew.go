@@ -90,6 +90,9 @@ func (s *Source) land(e *entry, f *flight, t *Token, via string, err error, why 
 	}
 	before := e.tok
 	if t != nil {
+		if via == viaStore && t != before {
+			e.unsaved = unsaved{} // what was not stored is past
+		}
 		e.tok = t
 		s.entries.weigh(e)
 	}
@@ -97,8 +100,11 @@ func (s *Source) land(e *entry, f *flight, t *Token, via string, err error, why 
 	case why == reasonResume:
 		var store *storeError
 		e.unread = errors.As(err, &store)
-		if err == nil && newer(t, before) { // somebody has put it right
+		switch {
+		case err == nil && newer(t, before): // somebody has put it right
 			e.failure, e.deadRefresh = failure{}, ""
+		case err != nil && !e.unread:
+			e.failure = remember(e.failure, err, now)
 		}
 	case err == nil && f.aside:
 	case err == nil:
@@ -109,7 +115,7 @@ func (s *Source) land(e *entry, f *flight, t *Token, via string, err error, why 
 		}
 	case why == reasonWrite:
 		e.unsaved.tries++
-		e.unsaved.next = now.Add(writeAgainAfter(e.tok, e.unsaved.tries, random()))
+		e.unsaved.next = now.Add(writeAgainAfter(e.tok, e.unsaved, random()))
 	case why == ReasonCode:
 		// a code that fails says nothing of the token that is there, or of the
 		// next renewal
@@ -183,7 +189,8 @@ func (s *Source) logRenewal(e *entry, why Reason, o Outcome) {
 	var store *storeError
 	switch {
 	case o.Err == nil && (why == reasonWrite || why == reasonResume):
-	case why == reasonResume && (failed.permanent || errors.As(o.Err, &store)): // told when it began
+	case why == reasonResume && errors.As(o.Err, &store), why == reasonWrite: // told when it began
+	case why == reasonResume && failed.permanent && failed.attempts > 1:
 	case o.Err == nil:
 		s.log.Debug("token renewed", append(attrs, "via", o.Via, "expiry", o.Expiry)...)
 	case errors.Is(o.Err, ErrAuthorizationRequired) && ErrorCode(o.Err) == "", failed.permanent && failed.attempts > 1:
@@ -213,7 +220,7 @@ func (s *Source) schedule(e *entry, now time.Time) {
 			wait, ok = max(wait, e.failure.until.Sub(now)), true
 		}
 	}
-	if e.unsaved.is {
+	if e.unsaved.pending() {
 		if write := e.unsaved.next.Sub(now); !ok || write < wait {
 			wait, ok = write, true
 		}
@@ -242,7 +249,7 @@ func (s *Source) wake(e *entry) {
 	switch st := stateAt(now, e.tok); {
 	case s.single != nil && st != fresh && err == nil && !e.failure.permanent && !s.looks(e):
 		s.launch(s.life, e, ReasonAhead, nil, s.renew)
-	case e.unsaved.is && !now.Before(e.unsaved.next):
+	case e.unsaved.pending() && !now.Before(e.unsaved.next):
 		s.launch(s.life, e, reasonWrite, nil, s.rewrite)
 	case s.looks(e):
 		s.launch(s.life, e, reasonResume, nil, s.look)
@@ -279,15 +286,15 @@ func (s *Source) renewOnce(ctx context.Context, e *entry, f *flight) (t *Token, 
 		}
 	}
 	var st *stored
+	var done bool
 	if err == nil {
-		st, f.lease, err = s.claim(ctx, e, f.why, cur, func(st *stored) (bool, error) { return s.enough(e, f, st, cur, refusal) })
+		st, f.lease, done, err = s.claim(ctx, e, f.why, cur, func(st *stored) (bool, error) { return s.enough(e, f, st, cur, refusal) })
 	}
 	switch {
-	case err == nil && f.lease == nil && s.useful(e, f, st, cur):
-		s.settle(e)
-		return st.token, viaStore, false, nil
+	case done:
+		return st.token, viaStore, false, nil // land makes it the entry's
 	case err == nil:
-		if newer(st.token, cur) {
+		if s.instead(e, st.token, cur) {
 			cur = st.token
 		}
 	case st != nil: // it was read: something else stands against a renewal
@@ -319,7 +326,7 @@ func (s *Source) renewOnce(ctx context.Context, e *entry, f *flight) (t *Token, 
 // useful reports whether somebody else has stored what this renewal is for.
 func (s *Source) useful(e *entry, f *flight, st *stored, cur *Token) bool {
 	refused := f.forcedToken(e)
-	return newer(st.token, cur) && stateAt(time.Now(), st.token) != expired &&
+	return s.instead(e, st.token, cur) && stateAt(time.Now(), st.token) != expired &&
 		(refused == nil || st.token.AccessToken() != refused.AccessToken())
 }
 
@@ -330,13 +337,14 @@ func (s *Source) enough(e *entry, f *flight, st *stored, cur *Token, refusal fai
 		return true, nil
 	}
 	best := cur
-	if newer(st.token, cur) {
+	if s.instead(e, st.token, cur) {
 		best = st.token
 	} else if refusal.permanent && !errors.Is(refusal.err, errUnreadable) {
 		return false, refusal.err // and the store has nothing newer
 	}
 	if refused := st.rec.Refused != nil; best == nil {
-		f.noSeed = refused
+		// of a damaged record only this is known: the seed was used before
+		f.noSeed = refused || (st.damaged && s.cfg.Grant.NeedsPerson())
 	} else if refused && st.rec.Generation == best.generation {
 		best.orphan.Store(true) // another process was told so
 	}
@@ -352,6 +360,18 @@ func personNeeded(f *flight, t *Token) error {
 		return errLost
 	}
 	return ErrAuthorizationRequired
+}
+
+// instead reports whether what is stored takes the place of what is in memory:
+// it is newer, or of the same generation and not the same, after a fail-over
+// that lost our write.
+func (s *Source) instead(e *entry, stored, cur *Token) bool {
+	if newer(stored, cur) || stored == nil || stored.generation < cur.generation {
+		return newer(stored, cur)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return !e.unsaved.is && stored.AccessToken() != cur.AccessToken()
 }
 
 func newer(stored, cur *Token) bool {

@@ -101,6 +101,8 @@ type Source struct {
 	self         string // names this source in records, where the store does not
 	storeErr     atomic.Pointer[error]
 	storeTook    atomic.Int64 // the last write, in nanoseconds
+	storeChanges atomic.Int64
+	draining     atomic.Bool
 
 	single  *entry // of a source without keys
 	entries *entries

@@ -38,8 +38,39 @@ type LivenessStore interface {
 	Dead(ctx context.Context, instance string) bool
 }
 
-// storeTimeout bounds one call of the store.
-const storeTimeout = 10 * time.Second
+const (
+	// storeTimeout bounds one call of the store.
+	storeTimeout = 10 * time.Second
+	// A grant that can be repeated does not wait as long for a store: it goes on
+	// without, sooner if the store is known to fail.
+	storeTimeoutSoon  = 3 * time.Second
+	storeTimeoutKnown = 500 * time.Millisecond
+)
+
+// bounded makes a call of the store that may not heed its context.
+func bounded[T any](ctx context.Context, call func(context.Context) (T, error)) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	done := make(chan result, 1)
+	go func() {
+		value, err := call(ctx)
+		done <- result{value, err}
+	}()
+	select {
+	case r := <-done:
+		return r.value, r.err
+	case <-ctx.Done():
+		select { // both, when the store heeds it: what it says counts for more
+		case r := <-done:
+			return r.value, r.err
+		default:
+			var none T
+			return none, ctx.Err()
+		}
+	}
+}
 
 // storeError is a failure of the store, not of the provider.
 type storeError struct{ err error }
@@ -50,9 +81,10 @@ func (e *storeError) Is(target error) bool { return target == ErrUnavailable }
 
 // stored is what the store has of one key.
 type stored struct {
-	raw   []byte // as the store gave it; nil: nothing is there
-	rec   *record
-	token *Token // the record's; nil: none
+	raw     []byte // as the store gave it; nil: nothing is there
+	rec     *record
+	token   *Token // the record's; nil: none
+	damaged bool   // there is a record, and it cannot be read
 }
 
 // recordKey names the record of one key. What the token belongs to (the
@@ -69,6 +101,8 @@ func (s *Source) read(ctx context.Context, e *entry) (*stored, error) {
 		return &stored{rec: &record{}}, nil
 	}
 	name := s.recordKey(e.key)
+	ctx, cancel := context.WithTimeout(ctx, s.patienceWith(e))
+	defer cancel()
 	b, err := s.loadRaw(ctx, name)
 	if err != nil || b == nil {
 		return &stored{rec: &record{}}, err
@@ -76,11 +110,25 @@ func (s *Source) read(ctx context.Context, e *entry) (*stored, error) {
 	r, err := s.sealer.decode(name, b)
 	switch {
 	case errors.Is(err, errDamaged):
-		return &stored{raw: b, rec: &record{}}, s.setAside(ctx, e, name, b, err)
+		return &stored{raw: b, rec: &record{}, damaged: true}, s.setAside(ctx, e, name, b, err)
 	case err != nil:
 		return nil, err
 	}
 	return &stored{raw: b, rec: r, token: r.token(time.Now(), s.cfg.RefreshAhead, random())}, nil
+}
+
+// patienceWith is how long a reading of the entry's record may take: where
+// requests wait for a grant that can be repeated, not as long.
+func (s *Source) patienceWith(e *entry) time.Duration {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case s.cfg.Grant.NeedsPerson() || e.unsaved.is || stateAt(time.Now(), e.tok) != expired || (e.tok != nil && e.tok.refresh != ""):
+		return storeTimeout
+	case s.storeErr.Load() != nil:
+		return storeTimeoutKnown
+	}
+	return storeTimeoutSoon
 }
 
 // setAside keeps a damaged record for a person to look at; what follows may
@@ -89,7 +137,6 @@ func (s *Source) setAside(ctx context.Context, e *entry, name string, b []byte, 
 	sum := sumOf(name, b)
 	e.mu.Lock()
 	known := e.setAside == sum
-	e.setAside = sum
 	e.mu.Unlock()
 	if known {
 		return nil
@@ -103,6 +150,9 @@ func (s *Source) setAside(ctx context.Context, e *entry, name string, b []byte, 
 	if err != nil {
 		return fmt.Errorf("setting a damaged record aside: %w", err)
 	}
+	e.mu.Lock()
+	e.setAside = sum
+	e.mu.Unlock()
 	return nil
 }
 
@@ -120,7 +170,7 @@ func (s *Source) write(ctx context.Context, e *entry, old []byte, r *record) ([]
 func (s *Source) loadRaw(ctx context.Context, name string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	b, err := s.cfg.Store.Load(ctx, name)
+	b, err := bounded(ctx, func(ctx context.Context) ([]byte, error) { return s.cfg.Store.Load(ctx, name) })
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		b, err = nil, nil
@@ -135,7 +185,9 @@ func (s *Source) swapRaw(ctx context.Context, name string, old, b []byte) error 
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	start := time.Now()
-	err := s.cfg.Store.Swap(ctx, name, old, b)
+	_, err := bounded(ctx, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, s.cfg.Store.Swap(ctx, name, old, b)
+	})
 	s.storeTook.Store(int64(time.Since(start)))
 	if errors.Is(err, ErrConflict) {
 		_ = s.storeSaid(ctx, "writing", nil)

@@ -206,7 +206,11 @@ func TestCorruptRecordIsToldOfOnce(t *testing.T) {
 		log, text := capture()
 		store, g := newMemStore(), &fakeGrant{person: true}
 		cfg := tokensource.Config{Grant: g, Store: store, Logger: log}
-		if _, err := newSource(t, cfg).Exchange(context.Background(), noKey, code("c")); err != nil {
+		first := newSource(t, cfg)
+		if _, err := first.Exchange(context.Background(), noKey, code("c")); err != nil {
+			t.Fatal(err)
+		}
+		if err := first.Close(context.Background()); err != nil { // it would write the token back
 			t.Fatal(err)
 		}
 		key, _ := store.only(t)

@@ -1,0 +1,566 @@
+package tokensource_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource"
+)
+
+// What goes wrong only when two things happen at once. Each of these once
+// sent a refresh token twice, lost one, or held a good one for bad.
+
+// openSource is a source whose end does not have to be clean.
+func openSource(t *testing.T, cfg tokensource.Config) *tokensource.Source {
+	t.Helper()
+	cfg.Name = "test"
+	s, err := tokensource.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close(context.Background()) })
+	return s
+}
+
+// A reload copies tokens to another store while a replica renews: its intent
+// stays, and a third one waits for it.
+func TestCopyKeepsAnothersIntent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &rotating{expiry: 10 * time.Minute}
+		g, store := p.grant(), newMemStore()
+		cfg := tokensource.Config{Grant: g, Store: store, Patience: -1}
+		a, b, c := newSource(t, cfg), newSource(t, cfg), newSource(t, cfg)
+		for _, s := range []*tokensource.Source{a, b, c} {
+			want(t, s, noKey, "t1")
+		}
+		time.Sleep(time.Minute)
+		tok := want(t, b, noKey, "t1")
+		tok.Accepted()
+		tokC := want(t, c, noKey, "t1")
+		p.meanwhile(nil, 3*time.Second)
+		go func() { _, _ = b.Renew(context.Background(), noKey, tok) }()
+		time.Sleep(500 * time.Millisecond)
+		a.StoreChanged() // a reload
+		time.Sleep(200 * time.Millisecond)
+		tokC.Accepted()
+		_, err := c.Renew(context.Background(), noKey, tokC)
+		t.Log("c:", err)
+		time.Sleep(5 * time.Second)
+		p.want(t, 2, 0)
+	})
+}
+
+// A call waits for another source's token for so long that its lease is taken
+// over: nothing is sent then.
+func TestLeaseIsAskedJustBeforeSending(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		shared := newMemStore()
+		cut := &cuttable{memStore: shared}
+		sent := map[string]int{}
+		var mu sync.Mutex
+		tr := rt(func(r *http.Request) (*http.Response, error) {
+			b, _ := io.ReadAll(r.Body)
+			mu.Lock()
+			defer mu.Unlock()
+			sent["r0"]++
+			_ = b
+			n := sent["r0"]
+			body := fmt.Sprintf(`{"access_token":"t%d","refresh_token":"r%d","expires_in":3600}`, n, n)
+			return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body))}, nil
+		})
+		bearer := func(wait time.Duration) *tokensource.Source {
+			return newSource(t, tokensource.Config{Name: "outer", Grant: &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokensource.Answer, error) {
+				time.Sleep(wait)
+				return answer("outer", "", time.Hour), nil
+			}}})
+		}
+		mk := func(store tokensource.Store, wait time.Duration) *tokensource.Source {
+			ep := &tokensource.Endpoint{URL: tokensource.Literal("https://idp/token"), Transport: tr, Bearer: bearer(wait)}
+			g := &tokensource.EndpointGrant{Name: "refresh_token", Endpoint: ep, RefreshEndpoint: ep, Person: true, RefreshToken: tokensource.NewSecret("r0")}
+			return newSource(t, tokensource.Config{Grant: g, Store: store, Patience: -1})
+		}
+		a, b := mk(cut, 20*time.Second), mk(shared, 0)
+		done := make(chan struct{})
+		go func() { _, err := a.Token(context.Background(), noKey); t.Log("a:", err); close(done) }()
+		synctest.Wait()
+		cut.set(true)
+		tok, err := b.Token(context.Background(), noKey)
+		t.Log("b:", tok.AccessToken(), err)
+		cut.set(false) // the store is back, a's next beat tells it that the lease is lost
+		<-done
+		if sent["r0"] != 1 {
+			t.Errorf("r0 sent %d times", sent["r0"])
+		}
+	})
+}
+
+// A store is slow, and a beat is under way as the refusal comes: it is stored
+// for all, all the same.
+func TestRefusalIsStoredAfterASlowBeat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		shared := newMemStore()
+		n := 0
+		g := &fakeGrant{person: true, seed: "r0", onRefresh: func(context.Context, int, string) (*tokensource.Answer, error) {
+			n++
+			time.Sleep(1500 * time.Millisecond)
+			return nil, refusal("invalid_grant")
+		}}
+		a := newSource(t, tokensource.Config{Grant: g, Store: &ctxLate{shared, time.Second}, Patience: -1})
+		b := newSource(t, tokensource.Config{Grant: g, Store: shared, Patience: -1})
+		wantErr(t, a, noKey, tokensource.ErrAuthorizationRequired)
+		time.Sleep(10 * time.Second)
+		start := time.Now()
+		wantErr(t, b, noKey, tokensource.ErrAuthorizationRequired)
+		_, v := shared.only(t)
+		if n != 1 {
+			t.Errorf("refused refresh token sent %d times; b waited %v; %s", n, time.Since(start), v)
+		}
+	})
+}
+
+// So it is when a code was noted in the record meanwhile.
+func TestRefusalIsStoredBesideACode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		shared := newMemStore()
+		n := 0
+		g := &fakeGrant{person: true, seed: "r0"}
+		a := newSource(t, tokensource.Config{Grant: g, Store: shared, Patience: -1})
+		b := newSource(t, tokensource.Config{Grant: g, Store: shared, Patience: -1})
+		g.onExchange = func(context.Context, int, string) (*tokensource.Answer, error) { return nil, refusal("invalid_grant") }
+		g.onRefresh = func(context.Context, int, string) (*tokensource.Answer, error) {
+			n++
+			if n == 1 {
+				_, _ = b.Exchange(context.Background(), noKey, code("bad"))
+			}
+			return nil, refusal("invalid_grant")
+		}
+		wantErr(t, a, noKey, tokensource.ErrAuthorizationRequired)
+		wantErr(t, b, noKey, tokensource.ErrAuthorizationRequired)
+		if n != 1 {
+			t.Errorf("refused refresh token sent %d times", n)
+		}
+	})
+}
+
+// A renewal that waited for another's has all its time for the call: an answer
+// that is cut off may hold the only good refresh token.
+func TestCallHasAllItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		shared := newMemStore()
+		var used []string
+		g := func(first time.Duration, fail bool) *fakeGrant {
+			return &fakeGrant{person: true, seed: "r0", onRefresh: func(ctx context.Context, _ int, r string) (*tokensource.Answer, error) {
+				if fail {
+					time.Sleep(first)
+					return nil, status(503)
+				}
+				used = append(used, r)
+				select {
+				case <-time.After(3 * time.Second):
+					return answer("t", "r1", time.Hour), nil
+				case <-ctx.Done():
+					return nil, &tokensource.EndpointError{Host: "idp", Sent: true, Err: ctx.Err()}
+				}
+			}}
+		}
+		// a's call fails after 58 s, and it does not try again
+		a := openSource(t, tokensource.Config{Grant: g(58*time.Second, true), Store: shared, Patience: -1})
+		b := openSource(t, tokensource.Config{Grant: g(0, false), Store: shared, Patience: -1})
+		go func() {
+			_, _ = a.Token(context.Background(), noKey)
+			_ = a.Close(context.Background())
+		}()
+		synctest.Wait()
+		tok, err := b.Token(context.Background(), noKey)
+		if err != nil {
+			t.Errorf("token %v, err %v, sent %v: answer thrown away by our own deadline", tok, err, used)
+		}
+	})
+}
+
+// FAULTS row 38: Close lets nobody begin what it would cut off.
+func TestNoCallBeginsAtTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		shared := newMemStore()
+		var sentAfter time.Duration
+		var closedAt time.Time
+		ga := &fakeGrant{person: true, seed: "r0", onRefresh: func(context.Context, int, string) (*tokensource.Answer, error) {
+			time.Sleep(14 * time.Second)
+			return nil, status(503)
+		}}
+		var cutOff bool
+		gb := &fakeGrant{person: true, seed: "r0", onRefresh: func(ctx context.Context, _ int, r string) (*tokensource.Answer, error) {
+			sentAfter = time.Since(closedAt)
+			select {
+			case <-time.After(3 * time.Second):
+				return answer("t", "r1", time.Hour), nil
+			case <-ctx.Done():
+				cutOff = true
+				return nil, &tokensource.EndpointError{Host: "idp", Sent: true, Err: ctx.Err()}
+			}
+		}}
+		a := openSource(t, tokensource.Config{Grant: ga, Store: shared, Patience: -1})
+		b := openSource(t, tokensource.Config{Grant: gb, Store: shared, Patience: -1})
+		go func() { _, _ = a.Token(context.Background(), noKey) }()
+		synctest.Wait()
+		go func() { _, _ = b.Token(context.Background(), noKey) }()
+		synctest.Wait()
+		closedAt = time.Now()
+		ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+		defer cancel()
+		err := b.Close(ctx)
+		synctest.Wait()
+		if cutOff {
+			t.Errorf("sent %v after Close began, and cut off: %v", sentAfter, err)
+		}
+	})
+}
+
+// Whether the intent was written is not known, and nothing was sent: a wrong
+// client says nothing of the refresh token.
+func TestNoDoubtWithoutSending(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		shared := newMemStore()
+		ok := &lostOnce{memStore: shared}
+		bad := true
+		g := &fakeGrant{person: true, seed: "r0", onRefresh: func(context.Context, int, string) (*tokensource.Answer, error) {
+			if bad {
+				return nil, refusal("unauthorized_client")
+			}
+			return answer("t", "r1", time.Hour), nil
+		}}
+		a := newSource(t, tokensource.Config{Grant: g, Store: ok})
+		_, err := a.Token(context.Background(), noKey)
+		t.Log(err)
+		if errors.Is(err, tokensource.ErrAuthorizationRequired) {
+			_, v := shared.only(t)
+			t.Errorf("lost: %s", v)
+		}
+	})
+}
+
+// Glewlwyd tells a used refresh token by a 400 and an empty body. After a cut
+// that is enough.
+func TestEmptyRefusalAfterACut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, _, g := killed(t, 0)
+		n := 0
+		g.onRefresh = func(context.Context, int, string) (*tokensource.Answer, error) {
+			n++
+			return nil, status(400)
+		}
+		s := newSource(t, tokensource.Config{Grant: g, Store: store})
+		s.Resume()
+		time.Sleep(time.Hour)
+		if st := s.Stats(); st.NeedPerson != 1 {
+			t.Errorf("NeedPerson %d after an hour, the used refresh token was sent %d times", st.NeedPerson, n)
+		}
+	})
+}
+
+// FAULTS row 42: another replica's clock is ahead. Its token is not younger than
+// new, and can be replaced.
+func TestForcedRenewalWithClockSkew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		shared := newMemStore()
+		g := &fakeGrant{person: true}
+		cfg := tokensource.Config{Grant: g, Store: shared}
+		a := newSource(t, cfg)
+		if _, err := a.Exchange(context.Background(), noKey, code("x")); err != nil {
+			t.Fatal(err)
+		}
+		k, v := shared.only(t)
+		var env struct{ Record json.RawMessage }
+		_ = json.Unmarshal(v, &env)
+		var rec map[string]any
+		_ = json.Unmarshal(env.Record, &rec)
+		rec["version"] = 1
+		ahead := 20 * time.Minute
+		rec["issued"] = time.Now().Add(ahead).UTC()
+		rec["expiry"] = time.Now().Add(ahead + time.Hour).UTC()
+		b, _ := json.Marshal(rec)
+		shared.put(k, b)
+		s := newSource(t, cfg)
+		tok := want(t, s, noKey, "exchanged-x")
+		tok.Accepted()
+		t.Log("lives for", time.Until(tok.Expiry()))
+		time.Sleep(time.Minute)
+		start := time.Now()
+		_, err := s.Renew(context.Background(), noKey, tok)
+		if err != nil {
+			t.Errorf("after %v: %v", time.Since(start), err)
+		}
+		time.Sleep(10 * time.Minute)
+		if _, err := s.Renew(context.Background(), noKey, tok); err != nil {
+			t.Errorf("ten minutes later: %v", err)
+		}
+	})
+}
+
+// The store becomes another one while a token is written to the one before.
+func TestStoreChangedInMidWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		one, two := newMemStore(), newMemStore()
+		sw := &switching{cur: one}
+		slow := newLateStore(one, 0)
+		p := &rotating{expiry: time.Hour, delay: time.Millisecond}
+		sw.set(slow)
+		s := newSource(t, tokensource.Config{Grant: p.grant(), Store: sw})
+		want(t, s, noKey, "t1")
+		p.meanwhile(func(n int) { slow.by.Store(int64(200 * time.Millisecond)) }, 0)
+		tok := want(t, s, noKey, "t1")
+		time.Sleep(time.Minute)
+		go func() { _, _ = s.Renew(context.Background(), noKey, tok) }()
+		time.Sleep(50 * time.Millisecond) // the answer is there, and is being written
+		sw.set(two)
+		s.StoreChanged()
+		time.Sleep(10 * time.Minute)
+		want(t, s, noKey, "t2")
+		if two.count() == 0 || s.Stats().Unstored != 0 {
+			t.Errorf("the new store has %d records; Unstored is %d", two.count(), s.Stats().Unstored)
+		}
+	})
+}
+
+// A damaged record that could not be set aside is not overwritten.
+func TestDamagedRecordIsSetAsideLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newMemStore()
+		g := &fakeGrant{}
+		cfg := tokensource.Config{Grant: g, Store: store, Patience: 30 * time.Second}
+		want(t, newSource(t, cfg), noKey, "granted-1")
+		k, v := store.only(t)
+		store.put(k, v[:len(v)-3])
+		store.fail(nil, errDisk)
+		s := newSource(t, cfg)
+		s.Resume()
+		time.Sleep(500 * time.Millisecond)
+		store.fail(nil, nil)
+		_, err := s.Token(context.Background(), noKey)
+		t.Log(err)
+		if store.count() != 2 {
+			t.Errorf("%d records: it was not set aside", store.count())
+		}
+	})
+}
+
+// The refresh endpoint is down for a while and the password is wrong: the
+// refresh token is good when it is back.
+func TestRefusedGrantSaysNothingOfTheRefreshToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newMemStore()
+		down, wrong := false, false
+		g := &fakeGrant{
+			elsewhere: true,
+			onToken: func(context.Context, int, tokensource.Vars) (*tokensource.Answer, error) {
+				if wrong {
+					return nil, refusal("invalid_grant")
+				}
+				return answer("t1", "r1", time.Hour), nil
+			},
+			onRefresh: func(context.Context, int, string) (*tokensource.Answer, error) {
+				if down {
+					return nil, status(503)
+				}
+				return answer("t2", "r2", time.Hour), nil
+			},
+		}
+		k := tokensource.NewKey("ann")
+		cfg := tokensource.Config{Grant: g, Store: store, KeyNames: []string{"user"}}
+		s := newSource(t, cfg)
+		want(t, s, k, "t1")
+		down, wrong = true, true // the password was changed; the refresh endpoint is down for a minute
+		time.Sleep(2 * time.Hour)
+		_, err := s.Token(context.Background(), k)
+		t.Log(err)
+		time.Sleep(time.Minute)
+		down = false
+		time.Sleep(time.Hour)
+		_, v := store.only(t)
+		_, err = s.Token(context.Background(), k)
+		_, err2 := newSource(t, cfg).Token(context.Background(), k)
+		if err != nil || err2 != nil {
+			t.Errorf("an hour after the refresh endpoint is back: %v; after a restart: %v; %d refreshes; %s", err, err2, g.refreshes.Load(), v)
+		}
+	})
+}
+
+// A fail-over lost a write, and another replica wrote that generation: there is
+// one token for both, and no refusal is written onto the other's.
+func TestTwoTokensOfOneGeneration(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newMemStore()
+		valid := map[string]bool{"r0": true}
+		last := time.Time{}
+		n := 0
+		// A provider that takes the old one for 15 s more, and of which only the newest pair lives.
+		g := &fakeGrant{person: true, seed: "r0", onRefresh: func(_ context.Context, _ int, r string) (*tokensource.Answer, error) {
+			_ = last
+			if !valid[r] {
+				return nil, refusal("invalid_grant")
+			}
+			n++
+			next := fmt.Sprintf("r%d", n)
+			valid = map[string]bool{r: true, next: true}
+			return answer(fmt.Sprintf("t%d", n), next, 10*time.Minute), nil
+		}}
+		cfg := tokensource.Config{Grant: g, Store: store}
+		a := newSource(t, cfg)
+		want(t, a, noKey, "t1")
+		k, old := store.only(t)
+		time.Sleep(time.Minute)
+		tok := want(t, a, noKey, "t1")
+		if _, err := a.Renew(context.Background(), noKey, tok); err != nil { // a: generation 2, r2
+			t.Fatal(err)
+		}
+		store.put(k, old) // fail-over, the last write is lost
+		b := newSource(t, cfg)
+		tokB := want(t, b, noKey, "t1")
+		if _, err := b.Renew(context.Background(), noKey, tokB); err != nil { // b: generation 2, r3, in the store
+			t.Fatal(err)
+		}
+		time.Sleep(9 * time.Minute)
+		time.Sleep(20 * time.Second)
+		_, errA := a.Token(context.Background(), noKey)
+		_, errB := b.Token(context.Background(), noKey)
+		time.Sleep(10 * time.Minute)
+		_, errA2 := a.Token(context.Background(), noKey)
+		_, errB2 := b.Token(context.Background(), noKey)
+		_, v := store.only(t)
+		if errA != nil || errB != nil || errA2 != nil || errB2 != nil {
+			t.Errorf("a %v, b %v, later a %v, b %v; %s", errA, errB, errA2, errB2, v)
+		}
+	})
+}
+
+// FAULTS row 31: a fail-over loses the last write and leaves the intent. The
+// replica that has the token writes it back before another takes it for dead.
+func TestLostWriteIsWrittenBackInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newMemStore()
+		p := &rotating{expiry: time.Hour, delay: 10 * time.Millisecond}
+		var k string
+		var old []byte
+		g := p.grant()
+		p.meanwhile(func(n int) { k, old = store.only(t) }, 0)
+		cfg := tokensource.Config{Grant: g, Store: store}
+		a, b := newSource(t, cfg), newSource(t, cfg)
+		tok := want(t, a, noKey, "t1")
+		want(t, b, noKey, "t1")
+		time.Sleep(time.Minute)
+		if _, err := a.Renew(context.Background(), noKey, tok); err != nil {
+			t.Fatal(err)
+		}
+		p.meanwhile(nil, 0)
+		store.put(k, old)
+		c := newSource(t, cfg) // a replica starts
+		c.Resume()
+		time.Sleep(20 * time.Second)
+		p.want(t, 2, 0)
+	})
+}
+
+// A damaged record says that the first refresh token was used: a new replica
+// does not send it, and waits for who has a newer one.
+func TestDamagedRecordDoesNotBringBackTheSeed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newMemStore()
+		p := &rotating{expiry: time.Hour}
+		cfg := tokensource.Config{Grant: p.grant(), Store: store}
+		a := newSource(t, cfg)
+		want(t, a, noKey, "t1")
+		k, v := store.only(t)
+		store.put(k, v[:len(v)-3])
+		time.Sleep(time.Minute)
+		c := newSource(t, cfg)
+		_, err := c.Token(context.Background(), noKey)
+		t.Log(err)
+		p.want(t, 1, 0)
+	})
+}
+
+// A token that is copied takes its refusal along.
+func TestCopyKeepsTheRefusal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, n := newMemStore(), 0
+		g := &fakeGrant{person: true, seed: "r0"}
+		cfg := tokensource.Config{Grant: g, Store: store, Patience: -1}
+		a := newSource(t, cfg)
+		tok := want(t, a, noKey, "refreshed-1")
+		g.onRefresh = func(context.Context, int, string) (*tokensource.Answer, error) {
+			n++
+			return nil, refusal("invalid_grant")
+		}
+		time.Sleep(10 * time.Minute)
+		_, _ = a.Renew(context.Background(), noKey, tok)
+		a.StoreChanged()
+		time.Sleep(time.Hour)
+		b := newSource(t, cfg)
+		_, err := b.Token(context.Background(), noKey)
+		t.Log(err)
+		if n != 1 {
+			t.Errorf("refused refresh token sent %d times", n)
+		}
+	})
+}
+
+type rt func(*http.Request) (*http.Response, error)
+
+func (f rt) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// ctxLate writes at once and says so later, and heeds the context.
+type ctxLate struct {
+	*memStore
+	by time.Duration
+}
+
+func (l *ctxLate) Swap(ctx context.Context, key string, old, value []byte) error {
+	if err := l.memStore.Swap(ctx, key, old, value); err != nil {
+		return err
+	}
+	select {
+	case <-time.After(l.by):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+type lostOnce struct {
+	*memStore
+	done bool
+}
+
+func (l *lostOnce) Swap(ctx context.Context, key string, old, value []byte) error {
+	err := l.memStore.Swap(ctx, key, old, value)
+	if err == nil && !l.done {
+		l.done = true
+		return errDisk
+	}
+	return err
+}
+
+// switching is what environments is
+type switching struct {
+	mu  sync.Mutex
+	cur tokensource.Store
+}
+
+func (s *switching) get() tokensource.Store  { s.mu.Lock(); defer s.mu.Unlock(); return s.cur }
+func (s *switching) set(n tokensource.Store) { s.mu.Lock(); defer s.mu.Unlock(); s.cur = n }
+func (s *switching) Load(ctx context.Context, key string) ([]byte, error) {
+	return s.get().Load(ctx, key)
+}
+
+func (s *switching) Swap(ctx context.Context, key string, old, value []byte) error {
+	return s.get().Swap(ctx, key, old, value)
+}
