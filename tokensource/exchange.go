@@ -1,0 +1,79 @@
+package tokensource
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// exchange is the renewal by an authorization code. It waits for nobody: what
+// a person brought last is what holds, and a renewal elsewhere finds it.
+func (s *Source) exchange(ctx context.Context, g CodeGrant, e *entry, f *flight, c Code, sum [sha256.Size]byte) (*Token, string, error) {
+	e.mu.Lock()
+	cur := e.tok
+	e.mu.Unlock()
+	f.code = true
+	st, err := s.note(ctx, e, codeHash(sum), true) // the generation goes on where the stored one is
+	switch {
+	case errors.Is(err, errUnreadable):
+		return nil, "", fmt.Errorf("%w: %w", ErrRefused, err)
+	case errors.Is(err, ErrCodeRefused):
+		return nil, "", err
+	case err != nil:
+		// The person is here now: their code is not refused over a store.
+		s.log.Warn("token store fails; a code is exchanged without it", "source", s.cfg.Name, "error", err)
+		f.unsettled = true
+	case newer(st.token, cur):
+		cur = st.token
+	}
+	a, err := s.guarded(ctx, f, func(ctx context.Context) (*Answer, error) { return g.Exchange(ctx, Vars{s.cfg.KeyNames, e.key}, c) })
+	var t *Token
+	if err == nil {
+		t, err = s.take(ctx, e, f, cur, a)
+	}
+	if err != nil && (a != nil || spent(err)) {
+		err = fmt.Errorf("%w: %w", ErrCodeRefused, err)
+	}
+	switch {
+	case err == nil || errors.Is(err, ErrCodeRefused):
+		e.mu.Lock()
+		e.code = &codeMemory{sum: sum, err: err}
+		e.mu.Unlock()
+	case s.cfg.Store != nil: // it may be handed over once more
+		if _, err := s.note(context.WithoutCancel(ctx), e, codeHash(sum), false); err != nil {
+			s.log.Warn("a code that was not used up stays noted as sent", "source", s.cfg.Name, "key", e.key.String(), "error", err)
+		}
+	}
+	return t, viaGrant, err
+}
+
+// note writes into the record that a code is about to be sent, or that it was
+// not used up after all. A code that was sent before, by whomever, is an
+// ErrCodeRefused: a second use makes providers revoke what the first brought
+// (RFC 6749, section 4.1.2).
+func (s *Source) note(ctx context.Context, e *entry, hash string, sent bool) (*stored, error) {
+	for range maxConflicts {
+		st, err := s.read(ctx, e)
+		switch {
+		case err != nil || s.cfg.Store == nil:
+			return st, err
+		case sent && slices.Contains(st.rec.Codes, hash):
+			return nil, fmt.Errorf("%w: it was sent before", ErrCodeRefused)
+		}
+		if _, err = s.write(ctx, e, st.raw, st.rec.withCode(hash, sent)); !errors.Is(err, ErrConflict) {
+			return st, err
+		}
+	}
+	return nil, errConflicts
+}
+
+// spent reports whether a code that was sent is no good any more: refused,
+// taken by an answer that could not be read, or perhaps so by one that did not
+// come. When the endpoint was out of order or throttling, or was never
+// reached, it is good still.
+func spent(err error) bool {
+	var ee *EndpointError
+	return errors.As(err, &ee) && ee.Sent && ee.Status < 500 && ee.Class != Throttled
+}
