@@ -143,35 +143,81 @@ func withoutOrigins(v any) any {
 }
 
 // TestReadmeOptions holds the README's grammar against the parsers' tables:
-// every option that a misspelt word is answered with stands there.
+// every option that a misspelt word is answered with stands there, in the
+// block that it belongs to.
 func TestReadmeOptions(t *testing.T) {
 	readme := string(mustRead(t, "..", "README.md"))
-	blocks := map[string]string{
-		"token_source":       "{\n token_source a {\n zzz\n }\n}\n",
-		"client_credentials": "{\n token_source a {\n grant client_credentials {\n zzz\n }\n }\n}\n",
-		"password":           "{\n token_source a {\n grant password {\n zzz\n }\n }\n}\n",
-		"authorization_code": "{\n token_source a {\n grant authorization_code {\n zzz\n }\n }\n}\n",
-		"refresh_token":      "{\n token_source a {\n grant refresh_token {\n zzz\n }\n }\n}\n",
-		"response":           "{\n token_source a {\n grant request {\n response {\n zzz\n }\n }\n }\n}\n",
-		"transport":          ":80 {\n reverse_proxy localhost:81 {\n transport bearer a {\n zzz\n }\n }\n}\n",
-		"auth_failure":       ":80 {\n reverse_proxy localhost:81 {\n transport bearer a {\n auth_failure {\n zzz\n }\n }\n }\n}\n",
-		"token_sources":      "{\n token_sources {\n zzz\n }\n}\n",
-		"store redis":        "{\n token_sources {\n store redis {\n zzz\n }\n }\n}\n",
-		"token_login":        ":80 {\n token_login a {\n zzz\n }\n}\n",
-	}
-	list := regexp.MustCompile(`one of ([a-z_, ]+)`)
-	for name, caddyfile := range blocks {
-		message := adaptError(t, caddyfile)
-		match := list.FindStringSubmatch(message)
+	_, grammar, _ := strings.Cut(readme, "## The grammar")
+	grant := func(name string) string { return "{\n token_source a {\n grant " + name + " {\n zzz\n }\n }\n}\n" }
+	for name, block := range map[string]struct{ opening, caddyfile string }{
+		"token_source":             {"token_source <name>", "{\n token_source a {\n zzz\n }\n}\n"},
+		"client_credentials":       {"grant", grant("client_credentials")},
+		"password":                 {"grant", grant("password")},
+		"authorization_code":       {"grant", grant("authorization_code")},
+		"refresh_token":            {"grant", grant("refresh_token")},
+		"request":                  {"grant", grant("request")},
+		"refresh":                  {"grant", "{\n token_source a {\n refresh {\n zzz\n }\n }\n}\n"}, // "with the grant's options"
+		"response":                 {"response", "{\n token_source a {\n grant request {\n response {\n zzz\n }\n }\n }\n}\n"},
+		"token endpoint's breaker": {"breaker", "{\n token_source a {\n breaker {\n zzz\n }\n }\n}\n"},
+		"transport":                {"transport bearer", ":80 {\n reverse_proxy localhost:81 {\n transport bearer a {\n zzz\n }\n }\n}\n"},
+		"auth_failure":             {"auth_failure", ":80 {\n reverse_proxy localhost:81 {\n transport bearer a {\n auth_failure {\n zzz\n }\n }\n }\n}\n"},
+		"token_sources":            {"token_sources", "{\n token_sources {\n zzz\n }\n}\n"},
+		"store redis":              {"store redis", "{\n token_sources {\n store redis {\n zzz\n }\n }\n}\n"},
+		"token_login":              {"token_login", ":80 {\n token_login a {\n zzz\n }\n}\n"},
+	} {
+		there := optionsOf(grammar, block.opening)
+		message := adaptError(t, block.caddyfile)
+		match := regexp.MustCompile(`one of ([a-z_, ]+)`).FindStringSubmatch(message)
 		if match == nil {
 			t.Errorf("%s: the error names no options: %s", name, message)
 			continue
 		}
-		for _, option := range strings.Split(strings.Split(match[1], ", or an option")[0], ", ") {
-			option = strings.TrimSpace(option)
-			if option != "" && option != "at" && !regexp.MustCompile(`(?m)^\s*`+option+`\b`).MatchString(readme) {
-				t.Errorf("%s: the README's grammar lacks %q", name, option)
+		list, _, _ := strings.Cut(match[1], ", or an option")
+		for _, option := range strings.Split(strings.TrimSuffix(list, ", at "), ", ") {
+			if !slices.Contains(there, option) {
+				t.Errorf("%s: the README's grammar has %v in its block, and lacks %q", name, there, option)
 			}
+		}
+	}
+}
+
+// optionsOf gives the words that the lines of a block begin with: of the first
+// block in a text that opens with something, without the blocks in it.
+func optionsOf(text, opening string) (words []string) {
+	depth := 0
+	for line := range strings.Lines(text) {
+		line, _, _ = strings.Cut(strings.TrimSpace(line), " #")
+		line = strings.TrimSpace(line)
+		word, _, _ := strings.Cut(line, " ")
+		switch {
+		case depth == 0 && !strings.HasPrefix(line, opening+" "):
+			continue
+		case depth == 1 && line == "}":
+			return words
+		case depth == 1 && word != "":
+			words = append(words, word)
+		}
+		if strings.HasSuffix(line, "{") {
+			depth++
+		} else if line == "}" {
+			depth--
+		}
+	}
+	return nil
+}
+
+// TestProblemsAreListed: the README's table has every answer that is explained
+// behind the address in its type.
+func TestProblemsAreListed(t *testing.T) {
+	explained := regexp.MustCompile(`(?m)^## (\S+)\n\n(\d+)`).FindAllStringSubmatch(string(mustRead(t, "..", "docs", "problems.md")), -1)
+	if len(explained) < 8 {
+		t.Fatalf("docs/problems.md explains %v", explained)
+	}
+	readme := string(mustRead(t, "..", "README.md"))
+	for _, problem := range explained {
+		row := regexp.MustCompile(`(?m)^\| .* \| ` + problem[2] + `\b.* \| ` + "`" + problem[1] + "`" + ` \|$`)
+		if !row.MatchString(readme) {
+			t.Errorf("the README's table has no row for %s with status %s", problem[1], problem[2])
 		}
 	}
 }
