@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -145,9 +146,16 @@ func TestProblemResponse(t *testing.T) {
 	}
 }
 
-// TestProblemNames: each has a title, and each is a label of the metric.
+// TestProblemNames: each has a title, and is explained where its type leads.
 func TestProblemNames(t *testing.T) {
+	explained, err := os.ReadFile("../docs/problems.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, name := range problemNames() {
+		if !strings.Contains(string(explained), "\n## "+name+"\n") {
+			t.Errorf("docs/problems.md does not explain %s", name)
+		}
 		if problemTitles[name] == "" {
 			t.Errorf("%s has no title", name)
 		}

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"fmt"
 	"net/http"
 
 	"github.com/caddyserver/caddy/v2"
@@ -18,8 +19,13 @@ func init() {
 // TokenReadiness is a handler that tells whether requests are served, as the
 // admin API's /token_sources/readiness does, for where that API is off: 503 when
 // a source has no token to serve with, else 200. It answers loopback and unix
-// sockets alone, and no web page.
+// sockets alone unless callers says otherwise, and no web page.
 type TokenReadiness struct {
+	// The addresses and ranges that may ask, by the connection's peer. A unix
+	// socket's callers always may. Default: the loopback ranges, 127.0.0.0/8 and
+	// ::1.
+	Callers []string `json:"callers,omitempty"`
+
 	ctx     caddy.Context
 	callers callerCheck
 }
@@ -35,8 +41,8 @@ func (*TokenReadiness) CaddyModule() caddy.ModuleInfo {
 // Provision finds the sources, if there are any.
 func (tr *TokenReadiness) Provision(ctx caddy.Context) (err error) {
 	tr.ctx = ctx
-	if tr.callers, err = newCallerCheck(nil, nil); err != nil {
-		return err
+	if tr.callers, err = newCallerCheck(tr.Callers, nil); err != nil {
+		return fmt.Errorf("token_readiness: callers: %w", err)
 	}
 	_, err = findReadiness(ctx)
 	return err
@@ -60,16 +66,15 @@ func (tr *TokenReadiness) ServeHTTP(w http.ResponseWriter, r *http.Request, _ ca
 
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
 //
-//	token_readiness
+//	token_readiness {
+//	    callers <ranges...>
+//	}
 func (tr *TokenReadiness) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // token_readiness
 	if d.NextArg() {
-		return d.Errf("token_readiness: unexpected %q: expected no argument", d.Val())
+		return d.Errf("token_readiness: unexpected %q: expected its options in a block", d.Val())
 	}
-	if d.Next() {
-		return d.Err("token_readiness takes no block")
-	}
-	return nil
+	return options{"callers": callersOption(&tr.Callers)}.parse(d, "token_readiness", nil, nil)
 }
 
 func parseTokenReadiness(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {

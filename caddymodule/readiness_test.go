@@ -153,3 +153,28 @@ func TestReadinessCallers(t *testing.T) {
 		}
 	}
 }
+
+// TestReadinessNamedCallers: who names ranges lets them ask, and nobody else.
+func TestReadinessNamedCallers(t *testing.T) {
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
+	defer cancel()
+	tr := &TokenReadiness{Callers: []string{"10.42.0.0/16"}}
+	if err := tr.Provision(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for peer, want := range map[string]int{"10.42.0.1:1": 200, "10.43.0.1:1": 403, "127.0.0.1:1": 403, "@": 200} {
+		w := httptest.NewRecorder()
+		if err := tr.ServeHTTP(w, call(peer, "10.42.7.7:9001"), nil); err != nil {
+			t.Fatal(err)
+		}
+		if w.Code != want {
+			t.Errorf("%s: %d %s", peer, w.Code, w.Body)
+		}
+	}
+	for _, wrong := range []string{"all", "10.0.0.0/33", ""} {
+		err := (&TokenReadiness{Callers: []string{wrong}}).Provision(ctx)
+		if err == nil || !strings.Contains(err.Error(), "token_readiness: callers: ") {
+			t.Errorf("callers %q: %v", wrong, err)
+		}
+	}
+}

@@ -164,6 +164,7 @@ func TestReadmeOptions(t *testing.T) {
 		"token_sources":            {"token_sources", "{\n token_sources {\n zzz\n }\n}\n"},
 		"store redis":              {"store redis", "{\n token_sources {\n store redis {\n zzz\n }\n }\n}\n"},
 		"token_login":              {"token_login", ":80 {\n token_login a {\n zzz\n }\n}\n"},
+		"token_readiness":          {"token_readiness", ":80 {\n token_readiness {\n zzz\n }\n}\n"},
 	} {
 		there := optionsOf(grammar, block.opening)
 		message := adaptError(t, block.caddyfile)
