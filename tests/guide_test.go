@@ -66,8 +66,15 @@ func TestFirstRun(t *testing.T) {
 }
 
 // get returns status 0 when nobody answers.
-func get(url string) (status int, body string) {
-	res, err := http.Get(url)
+func get(url string) (status int, body string) { return getBy(http.DefaultClient, url) }
+
+// look is get for a Caddy in this process, which may have just been reloaded.
+func (w *place) look(url string) (status int, body string) {
+	return getBy(&http.Client{Transport: w.after}, url)
+}
+
+func getBy(client *http.Client, url string) (status int, body string) {
+	res, err := client.Get(url)
 	if err != nil {
 		return 0, ""
 	}

@@ -33,7 +33,7 @@ func TestReadinessOverAdmin(t *testing.T) {
 	admin := "127.0.0.1:" + freePort(t)
 	withAdmin := func(config []byte) []byte { return withAdminAt(t, admin, config) }
 	at := func(path string) (int, string) {
-		status, body := get("http://" + admin + path)
+		status, body := s.look("http://" + admin + path)
 		s.seen.WriteString(body)
 		return status, body
 	}
@@ -44,7 +44,7 @@ func TestReadinessOverAdmin(t *testing.T) {
 	if status != http.StatusOK || !strings.Contains(body, `"api":{"status":"ready","reasons":[],"tokens":1,`) || strings.Contains(body, "ann") {
 		t.Errorf("got %d %s", status, body)
 	}
-	if _, other := get(s.probe); other != body {
+	if _, other := s.look(s.probe); other != body {
 		t.Errorf("the site says %s, the admin API %s", other, body)
 	}
 	if status, _ := at("/token_sources/keys"); status != http.StatusNotFound {
@@ -72,7 +72,7 @@ func TestReadinessOverAdmin(t *testing.T) {
 	// and one without sources has nothing to wait for
 	s.load(t, withAdmin([]byte(`{"apps":{"http":{"servers":{"a":{"listen":["`+strings.TrimSuffix(strings.TrimPrefix(s.probe, "http://"), "/")+`"],"routes":[{"handle":[{"handler":"token_readiness"}]}]}}}}}`)))
 	for _, url := range []string{s.probe, "http://" + admin + "/token_sources/readiness"} {
-		if status, body := get(url); status != http.StatusOK || body != `{"status":"ready","sources":{}}`+"\n" {
+		if status, body := s.look(url); status != http.StatusOK || body != `{"status":"ready","sources":{}}`+"\n" {
 			t.Errorf("without sources: %d %s", status, body)
 		}
 	}

@@ -107,7 +107,7 @@ func (s *watched) ready(t *testing.T) (status int, r struct {
 },
 ) {
 	t.Helper()
-	code, body := get(s.probe)
+	code, body := s.look(s.probe)
 	s.seen.WriteString(body)
 	if err := json.Unmarshal([]byte(body), &r); err != nil {
 		t.Fatalf("%v in %d %s", err, code, body)
