@@ -86,6 +86,39 @@ func checkURL(o *Origin, option string, t tokensource.Template, allowHTTP []stri
 	return nil
 }
 
+const notAbsoluteURI = "not an absolute URI without a fragment: expected one such as https://api.example/"
+
+// absoluteURI reports whether a text is an absolute URI (RFC 3986, section
+// 4.3). Where a key's value opens it, that value brings the scheme.
+func absoluteURI(t tokensource.Template) bool {
+	for _, sample := range []string{"x", "https://x"} {
+		text, _ := t.Expand(func(string) (string, bool) { return sample, true })
+		u, err := url.Parse(text)
+		if err == nil && u.IsAbs() && !strings.ContainsFunc(text, outsideURI) {
+			return true
+		}
+	}
+	return false
+}
+
+// outsideURI: no character of an absolute URI (RFC 3986, section 2), in which
+// a '#' would begin a fragment.
+func outsideURI(r rune) bool {
+	return r <= ' ' || r > '~' || strings.ContainsRune("#\"<>\\^`{|}", r)
+}
+
+// checkIssuer holds what an issuer identifier is (RFC 8414, section 2): it is
+// compared with what a callback names, and one that cannot be named would have
+// every login refused.
+func checkIssuer(issuer string, allowHTTP []string) error {
+	u, err := url.Parse(issuer)
+	if err != nil || u.Host == "" || u.User != nil || strings.ContainsFunc(issuer, outsideURI) || strings.Contains(issuer, "?") ||
+		u.Scheme != "https" && (u.Scheme != "http" || !plainHTTPAllowed(u.Hostname(), allowHTTP)) {
+		return errors.New("not an issuer identifier: expected an https URL without query and fragment, such as https://provider.example (RFC 8414)")
+	}
+	return nil
+}
+
 // plainHTTPAllowed reports whether a host is this one, or allowed by name.
 func plainHTTPAllowed(host string, allowed []string) bool {
 	return isLoopbackName(host) || slices.ContainsFunc(allowed, func(a string) bool { return strings.EqualFold(a, host) })
@@ -167,6 +200,9 @@ func (e *Endpoint) buildParams(gc *GrantContext, ep *tokensource.Endpoint) error
 		value, err := gc.template(e.Origin, "resource", resource)
 		if err != nil {
 			return err
+		}
+		if !absoluteURI(value) {
+			return e.Origin.errorf("resource "+resource, notAbsoluteURI+" (RFC 8707); a provider's other words go into param resource <value>")
 		}
 		ep.Params = append(ep.Params, tokensource.Param{Name: "resource", Value: value, Again: true})
 	}

@@ -111,6 +111,9 @@ func (g *AuthorizationCode) TokenGrant(gc *GrantContext) (tokensource.Grant, err
 	if err != nil {
 		return nil, err
 	}
+	if g.RedirectURI != "" && !absoluteURI(redirectURI) {
+		return nil, g.Origin.errorf("redirect_uri", notAbsoluteURI+" (RFC 6749, section 3.1.2)")
+	}
 	grant, err := gc.grant(name, &g.Endpoint, []tokensource.Param{grantType(name)})
 	if err != nil {
 		return nil, err
@@ -127,15 +130,15 @@ func (g *AuthorizationCode) TokenGrant(gc *GrantContext) (tokensource.Grant, err
 }
 
 func (g *AuthorizationCode) authorization(gc *GrantContext) (*authorization, bool, error) {
-	if g.AuthURL == "" {
-		return nil, false, nil
+	issuer, err := g.issuer(gc)
+	if g.AuthURL == "" || err != nil {
+		return nil, false, err
 	}
 	values := make(map[string]string)
 	for _, field := range []struct{ option, text string }{ // in order: what is resolved goes into a sum
 		{"auth_url", g.AuthURL},
 		{"redirect_uri", g.RedirectURI},
 		{"client_id", g.ClientID},
-		{"issuer", g.Issuer},
 		{"scope", strings.Join(g.Scope, " ")},
 	} {
 		value, err := gc.resolver.plain(field.text)
@@ -150,7 +153,7 @@ func (g *AuthorizationCode) authorization(gc *GrantContext) (*authorization, boo
 	if err := checkURL(g.Origin, "auth_url", tokensource.Literal(values["auth_url"]), g.AllowHTTP); err != nil {
 		return nil, false, err
 	}
-	a := &authorization{issuer: values["issuer"], config: oauth2.Config{
+	a := &authorization{issuer: issuer, config: oauth2.Config{
 		ClientID: values["client_id"], RedirectURL: values["redirect_uri"],
 		Endpoint: oauth2.Endpoint{AuthURL: values["auth_url"]}, Scopes: strings.Fields(values["scope"]),
 	}}
@@ -162,6 +165,20 @@ func (g *AuthorizationCode) authorization(gc *GrantContext) (*authorization, boo
 		a.params = append(a.params, oauth2.SetAuthURLParam(p.Name, value))
 	}
 	return a, true, nil
+}
+
+func (g *AuthorizationCode) issuer(gc *GrantContext) (string, error) {
+	if g.Issuer == "" {
+		return "", nil
+	}
+	issuer, err := gc.resolver.plain(g.Issuer)
+	if err == nil {
+		err = checkIssuer(issuer, g.AllowHTTP)
+	}
+	if err != nil {
+		return "", g.Origin.errorf("issuer", "%w", err)
+	}
+	return issuer, nil
 }
 
 // RefreshToken obtains tokens for a refresh token from elsewhere (RFC 6749,

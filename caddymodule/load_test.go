@@ -130,6 +130,12 @@ func TestLoad(t *testing.T) {
 	proxy := func(upstream, options string) string {
 		return source("https://idp.example/token", "") + strings.NewReplacer("UPSTREAM", upstream, "OPTIONS", options).Replace(site)
 	}
+	keyed := func(options string) string {
+		return strings.Replace(source("https://idp.example/token", options), "\t\tgrant", "\t\tkey api {header.X-Api}\n\t\tgrant", 1)
+	}
+	code := func(options string) string {
+		return strings.Replace(source("https://idp.example/token", options), "client_credentials", "authorization_code", 1)
+	}
 	secret := filepath.Join(t.TempDir(), "secret")
 	if err := os.WriteFile(secret, []byte("hidden\r\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -144,6 +150,13 @@ func TestLoad(t *testing.T) {
 		"a secret's file":              source("https://idp.example/token", "client_id id\nclient_secret {file."+secret+"}"),
 		"a secret's variable":          source("https://idp.example/token", "client_id id\nclient_secret {env.GOOD}"),
 		"GET with its query":           source("https://idp.example/token", "method GET\nparams_in query"),
+		"a resource's port and query":  source("https://idp.example/token", "resource https://api.example:8443/v1?x=1"),
+		"a resource that is a URN":     source("https://idp.example/token", "resource urn:example:api"),
+		"a resource of a variable":     source("https://idp.example/token", "resource https://api.example/{env.GOOD}"),
+		"a resource of a key":          keyed("resource {key.api}\nresource https://{key.api}.example/"),
+		"an app's own redirect_uri":    code("redirect_uri com.example.app:/callback?x=1"),
+		"issuer with a path":           code("redirect_uri https://app.example/cb\nclient_id id\nauth_url https://idp.example/a\nissuer https://idp.example/tenant/"),
+		"issuer on loopback":           code("issuer http://127.0.0.1:8080"),
 		"upstream on loopback":         proxy("http://127.0.0.1:1", ""),
 		"upstream on localhost":        proxy("http://localhost:1", ""),
 		"upstream on a unix socket":    proxy("unix//run/api.sock", ""),
