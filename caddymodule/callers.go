@@ -122,5 +122,11 @@ func (c *callerCheck) localName(hostport string) bool {
 	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
 		return true
 	}
-	return isLoopbackName(host) || slices.ContainsFunc(c.hosts, func(h string) bool { return strings.EqualFold(h, host) })
+	return isLoopback(host) || underLocalhost(host) || slices.ContainsFunc(c.hosts, func(h string) bool { return strings.EqualFold(h, host) })
+}
+
+// underLocalhost reports whether a name is one that browsers keep to the
+// loopback by themselves (RFC 6761, section 6.3): no web site's can be.
+func underLocalhost(host string) bool {
+	return strings.HasSuffix(strings.ToLower(strings.TrimSuffix(host, ".")), ".localhost")
 }

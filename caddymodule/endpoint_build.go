@@ -121,16 +121,19 @@ func checkIssuer(issuer string, allowHTTP []string) error {
 
 // plainHTTPAllowed reports whether a host is this one, or allowed by name.
 func plainHTTPAllowed(host string, allowed []string) bool {
-	return isLoopbackName(host) || slices.ContainsFunc(allowed, func(a string) bool { return strings.EqualFold(a, host) })
+	return isLoopback(host) || slices.ContainsFunc(allowed, func(a string) bool { return strings.EqualFold(a, host) })
 }
 
-// isLoopbackName reports whether a host's name or address is the loopback's.
-func isLoopbackName(host string) bool {
+// isLoopback reports whether what is sent to a host stays on this one: to an
+// address of the loopback, or to localhost. A name under localhost is not
+// certain to: where the resolver does not keep to RFC 6761, section 6.3, it asks
+// the DNS, and goes where that says.
+func isLoopback(host string) bool {
 	if addr, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
 		return addr.Unmap().IsLoopback()
 	}
-	host = strings.ToLower(strings.TrimSuffix(host, "."))
-	return host == "" || host == "localhost" || strings.HasSuffix(host, ".localhost")
+	host = strings.TrimSuffix(host, ".")
+	return host == "" || strings.EqualFold(host, "localhost")
 }
 
 func (e *Endpoint) buildClient(gc *GrantContext, ep *tokensource.Endpoint) (err error) {

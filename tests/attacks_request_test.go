@@ -265,6 +265,7 @@ func TestAttack3PlainHTTP(t *testing.T) {
 	}
 	to("192.0.2.1:80").wantProblem(t, http.StatusBadGateway, "upstream-insecure")
 	to("api.example:80").wantProblem(t, http.StatusBadGateway, "upstream-insecure")
+	to("api.localhost:80").wantProblem(t, http.StatusBadGateway, "upstream-insecure")
 	wantNoCalls(t, s)
 	to(hostOf(t, s.api)).wantOK(t)
 }
