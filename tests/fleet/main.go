@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"github.com/caddy-bearer/caddy-bearer/tests/fleet/rig"
@@ -68,6 +69,11 @@ func run(ctx context.Context, args []string) (holds bool, err error) {
 	play := commands[args[0]](flags)
 	if err := flags.Parse(args[1:]); err != nil {
 		return false, flag.ErrHelp
+	}
+	if *program != "" { // it is started from other folders
+		if *program, err = filepath.Abs(*program); err != nil {
+			return false, err
+		}
 	}
 	dir, err := os.MkdirTemp("", "fleet-")
 	if err != nil {
