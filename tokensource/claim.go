@@ -13,6 +13,7 @@ import (
 // error. Then, and where nothing needs a lease, there is none.
 func (s *Source) claim(ctx context.Context, e *entry, call Reason, cur *Token, enough func(*stored) (bool, error)) (st *stored, l *lease, done bool, err error) {
 	var w watch
+	noted := false
 	for {
 		if st, err = s.read(ctx, e); err != nil {
 			return nil, nil, false, err
@@ -27,6 +28,12 @@ func (s *Source) claim(ctx context.Context, e *entry, call Reason, cur *Token, e
 				}
 				continue
 			}
+		}
+		if s.notesPending() && !noted {
+			if err = s.notePending(ctx, e.key); err != nil {
+				return nil, nil, false, err
+			}
+			noted = true
 		}
 		l, err = s.intend(ctx, e, call, st, cur)
 		switch {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -95,7 +96,7 @@ func TestFleetRenewsOnce(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			if tok := want2(t, fleet[0]); tok.Generation() >= rotations {
+			if tok := anyToken(t, fleet[0], noKey); tok.Generation() >= rotations {
 				p.want(t, int(tok.Generation()), 0)
 				return
 			}
@@ -104,9 +105,10 @@ func TestFleetRenewsOnce(t *testing.T) {
 	})
 }
 
-func want2(t *testing.T, s *tokensource.Source) *tokensource.Token {
+// anyToken takes a token, whichever it is.
+func anyToken(t *testing.T, s *tokensource.Source, k tokensource.Key) *tokensource.Token {
 	t.Helper()
-	tok, err := s.Token(context.Background(), noKey)
+	tok, err := s.Token(context.Background(), k)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +162,7 @@ func TestKilledInMidRenewal(t *testing.T) {
 		s := newSource(t, tokensource.Config{Grant: g, Store: store, Logger: log})
 		s.Resume() // no request starts it
 		start := time.Now()
-		for tok := want2(t, s); tok.AccessToken() != "t3"; tok = want2(t, s) {
+		for tok := anyToken(t, s, noKey); tok.AccessToken() != "t3"; tok = anyToken(t, s, noKey) {
 			if time.Sleep(100 * time.Millisecond); time.Since(start) > 10*time.Second {
 				t.Fatalf("no progress in 10 s: %s", text)
 			}
@@ -207,8 +209,8 @@ func TestLostIsTold(t *testing.T) {
 			if st := s.Stats(); st.NeedPerson != 1 {
 				t.Errorf("start %d: Stats.NeedPerson is %d, want 1", n, st.NeedPerson)
 			}
-			if told.lost != 1 {
-				t.Errorf("start %d: told %d times, want once", n, told.lost)
+			if got := told.lost.Load(); got != 1 {
+				t.Errorf("start %d: told %d times, want once", n, got)
 			}
 			mustLog(t, text, "level=ERROR", "r1")
 			p.want(t, 3, 1)
@@ -227,20 +229,20 @@ func TestLostIsTold(t *testing.T) {
 
 // witness is an observer that counts.
 type witness struct {
-	lost, down, up int
+	lost, down, up atomic.Int32
 }
 
 func (w *witness) Renewing(ctx, _ context.Context, _ tokensource.Renewal) (context.Context, func(tokensource.Outcome)) {
 	return ctx, func(tokensource.Outcome) {}
 }
 
-func (w *witness) Lost(string, string, error) { w.lost++ }
+func (w *witness) Lost(string, string, error) { w.lost.Add(1) }
 
 func (w *witness) Store(_ string, err error) {
 	if err != nil {
-		w.down++
+		w.down.Add(1)
 	} else {
-		w.up++
+		w.up.Add(1)
 	}
 }
 

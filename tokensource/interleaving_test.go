@@ -197,6 +197,51 @@ func TestNoCallBeginsAtTheEnd(t *testing.T) {
 	})
 }
 
+// Nor after a write that took until then.
+func TestNoCallBeginsAfterClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &fakeGrant{person: true, seed: "r0"}
+		s := openSource(t, tokensource.Config{Grant: g, Store: newLateStore(newMemStore(), time.Second), Patience: -1})
+		go func() { _, _ = s.Token(context.Background(), noKey) }()
+		synctest.Wait()
+		if err := s.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+		wantCalls(t, g, 0, 0)
+	})
+}
+
+// At the end of the process nobody is waited for who renews elsewhere.
+func TestDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &rotating{delay: 30 * time.Second}
+		cfg := tokensource.Config{Grant: p.grant(), Store: newMemStore(), Patience: -1}
+		a, b := openSource(t, cfg), openSource(t, cfg)
+		go func() { _, _ = a.Token(context.Background(), noKey) }()
+		synctest.Wait()
+		go func() { _, _ = b.Token(context.Background(), noKey) }()
+		synctest.Wait()
+		b.Drain()
+		start := time.Now()
+		if err := b.Flush(context.Background()); err != nil || time.Since(start) > time.Second {
+			t.Errorf("Flush: %v after %v", err, time.Since(start))
+		}
+	})
+}
+
+// A renewal writes twice, the intent and the token, and looks once more.
+func TestRenewalWritesTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newMemStore()
+		s := newSource(t, tokensource.Config{Grant: &fakeGrant{person: true, seed: "r0"}, Store: store})
+		want(t, s, noKey, "refreshed-1")
+		time.Sleep(time.Minute)
+		if n := store.saved(); n != 2 {
+			t.Errorf("%d writes, want 2", n)
+		}
+	})
+}
+
 // Whether the intent was written is not known, and nothing was sent: a wrong
 // client says nothing of the refresh token.
 func TestNoDoubtWithoutSending(t *testing.T) {
@@ -264,7 +309,9 @@ func TestForcedRenewalWithClockSkew(t *testing.T) {
 		s := newSource(t, cfg)
 		tok := want(t, s, noKey, "exchanged-x")
 		tok.Accepted()
-		t.Log("lives for", time.Until(tok.Expiry()))
+		if lives := time.Until(tok.Expiry()); lives > time.Hour {
+			t.Errorf("it is believed to live for %v, more than any token does", lives)
+		}
 		time.Sleep(time.Minute)
 		start := time.Now()
 		_, err := s.Renew(context.Background(), noKey, tok)

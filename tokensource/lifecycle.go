@@ -12,9 +12,14 @@ import (
 // again, when its store is another one, at the end.
 
 // Resume lets a source without keys look for its token in the store, so that
-// it is renewed with no traffic at all from the start. It returns at once and
-// calls no provider before that token is due.
+// it is renewed with no traffic at all from the start. One with keys looks for
+// renewals that were cut off. It returns at once, and calls no provider but for
+// those, before a token is due. If the store fails, it looks again until it
+// does not.
 func (s *Source) Resume() {
+	if s.notesPending() && s.resumed.CompareAndSwap(false, true) {
+		go s.resumePending()
+	}
 	if s.single == nil || s.cfg.Store == nil {
 		return
 	}

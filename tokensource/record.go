@@ -38,6 +38,8 @@ type record struct {
 	// Codes are hashes of the authorization codes that were sent last: a code is
 	// sent once, whatever process it is handed to.
 	Codes []string `json:"codes,omitempty"`
+	// Pending are keys whose renewals are under way: in a record of its own.
+	Pending []pendingKey `json:"pending,omitempty"`
 	// Refused is when the refresh token was refused for good: only a person can
 	// bring the next.
 	Refused *stamp `json:"refused,omitempty"`

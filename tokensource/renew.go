@@ -130,6 +130,13 @@ func (s *Source) land(e *entry, f *flight, t *Token, via string, err error, why 
 	f.tok, f.err = t, err
 	e.flight = nil
 	e.cur.Store(e.tok)
+	if why == reasonResume && s.single == nil && t != nil && stateAt(now, t) != fresh && err == nil {
+		s.launch(s.life, e, ReasonAhead, nil, s.renew) // it was cut off; no request may come for long
+		return false, nil
+	}
+	if s.notesPending() && why != ReasonCode && !f.aside {
+		s.finished.add(e.key)
+	}
 	s.schedule(e, now)
 	return false, err
 }

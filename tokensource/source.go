@@ -104,8 +104,10 @@ type Source struct {
 	storeChanges atomic.Int64
 	draining     atomic.Bool
 
-	single  *entry // of a source without keys
-	entries *entries
+	single   *entry // of a source without keys
+	entries  *entries
+	finished finished
+	resumed  atomic.Bool // its cut-off renewals were looked for
 
 	// throttled holds back every key until then: the endpoint throttles the
 	// client, not the user.

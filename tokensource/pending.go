@@ -1,0 +1,164 @@
+package tokensource
+
+import (
+	"context"
+	"errors"
+	"hash/fnv"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// A keyed source has too many records to look through at the start, and a
+// renewal that was cut off must not wait until its key is next used: some
+// providers take the old refresh token for seconds only. So before an intent
+// is written, its key is noted in one of a few records beside the others, which
+// all processes share and each reads at its start.
+
+const (
+	// pendingShards is how many there are: processes that renew other keys should
+	// not be in each other's way.
+	pendingShards = 16
+	// pendingKept is how long a note stays that nobody takes away.
+	pendingKept = time.Hour
+)
+
+// pendingKey is a note that a key's renewal is under way.
+type pendingKey struct {
+	// Key holds the key's values, as [NewKey] has them.
+	Key []byte    `json:"key"`
+	At  time.Time `json:"at"`
+}
+
+// finished are keys whose notes this process may take away: that is done with
+// the next one, in the same write.
+type finished struct {
+	mu   sync.Mutex
+	keys map[Key]bool
+}
+
+func (f *finished) add(k Key) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.keys == nil {
+		f.keys = make(map[Key]bool)
+	}
+	f.keys[k] = true
+}
+
+func (f *finished) has(k Key) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.keys[k]
+}
+
+func (f *finished) drop(keys []Key) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, k := range keys {
+		delete(f.keys, k)
+	}
+}
+
+// notesPending reports whether renewals are noted: where a key's refresh token
+// is worth a person.
+func (s *Source) notesPending() bool {
+	return s.entries != nil && s.cfg.Store != nil && s.cfg.Grant.NeedsPerson() && s.cfg.Grant.CanRefresh()
+}
+
+func (s *Source) pendingName(shard int) string {
+	return s.recordPrefix + "/" + hashParts("pending", strconv.Itoa(shard))
+}
+
+func shardOf(k Key) int {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(k.encoded))
+	return int(h.Sum32() % pendingShards)
+}
+
+// notePending writes down that the key is about to be renewed. The error is of
+// the store.
+func (s *Source) notePending(ctx context.Context, k Key) error {
+	name := s.pendingName(shardOf(k))
+	for range maxConflicts {
+		raw, notes, err := s.readPending(ctx, name)
+		if err != nil {
+			return err
+		}
+		now := time.Now().UTC()
+		kept := []pendingKey{{Key: []byte(k.encoded), At: now}}
+		var gone []Key
+		for _, note := range notes {
+			switch other := (Key{string(note.Key)}); {
+			case other == k:
+			case s.finished.has(other):
+				gone = append(gone, other)
+			case now.Sub(note.At) < pendingKept:
+				kept = append(kept, note)
+			}
+		}
+		b, err := s.sealer.encode(name, &record{Pending: kept})
+		if err != nil {
+			return err
+		}
+		if err = s.swapRaw(ctx, name, raw, b); errors.Is(err, ErrConflict) {
+			continue
+		}
+		if err == nil {
+			s.finished.drop(append(gone, k))
+		}
+		return err
+	}
+	return errConflicts
+}
+
+// readPending reads a shard's notes. One that is damaged has none.
+func (s *Source) readPending(ctx context.Context, name string) (raw []byte, notes []pendingKey, err error) {
+	raw, err = s.loadRaw(ctx, name)
+	if err != nil || raw == nil {
+		return nil, nil, err
+	}
+	r, err := s.sealer.decode(name, raw)
+	if errors.Is(err, errDamaged) {
+		return raw, nil, nil
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return raw, r.Pending, nil
+}
+
+// resumePending looks at the start for renewals that were cut off, and sees to
+// each. It goes on until the store answers, or the source is closed.
+func (s *Source) resumePending() {
+	for shard := range pendingShards {
+		notes, err := s.waitForPending(shard)
+		if err != nil {
+			if s.life.Err() == nil {
+				s.log.Error("renewals that were cut off cannot be looked up", "source", s.cfg.Name, "error", err)
+			}
+			return
+		}
+		for _, note := range notes {
+			e := s.entry(Key{string(note.Key)}, time.Now())
+			e.mu.Lock()
+			if e.flight == nil && !e.evicted && e.tok == nil {
+				s.launch(s.life, e, reasonResume, nil, s.look)
+			}
+			e.mu.Unlock()
+		}
+	}
+}
+
+func (s *Source) waitForPending(shard int) ([]pendingKey, error) {
+	for {
+		_, notes, err := s.readPending(s.life, s.pendingName(shard))
+		var store *storeError
+		if !errors.As(err, &store) {
+			return notes, err
+		}
+		if err := sleep(s.life, storeRetryMax); err != nil {
+			return nil, err
+		}
+	}
+}
