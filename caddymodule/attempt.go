@@ -143,7 +143,7 @@ func (a *attempt) anotherToken(refused *tokensource.Token) (next *tokensource.To
 	switch {
 	case errors.Is(err, tokensource.ErrAuthorizationRequired):
 		return nil, replayNeedPerson
-	case err != nil || next.AccessToken() == refused.AccessToken():
+	case err != nil: // also when the endpoint issued the refused token again
 		return nil, replayNoToken
 	}
 	if err := a.body.rewind(ctx); err != nil {
@@ -194,11 +194,11 @@ func (e lastError) Timeout() bool {
 func (lastError) Temporary() bool { return false }
 
 // discard lets go of the first answer. Where it is short the rest is read, so
-// that its connection can be used again; but not where it came before the
-// whole body was read, for then the other side may be about to close.
+// that its connection can be used again. Where it came before the whole body was
+// read, rewind has ended the connection: the other side may be about to close.
 func (a *attempt) discard(res *http.Response) {
 	const short = 64 << 10
-	if !a.body.early() && res.ContentLength >= 0 && res.ContentLength <= short {
+	if res.ContentLength >= 0 && res.ContentLength <= short {
 		drain(res.Body, short)
 	}
 	_ = res.Body.Close()

@@ -34,7 +34,6 @@ type capturedBody struct {
 	over    bool  // more came than is remembered
 	final   bool  // nothing will be sent again: no more remembering
 	closed  bool  // the current reader was closed
-	ahead   bool  // rewind had to read on: the answer came early
 	reader  *bodyReader
 }
 
@@ -86,7 +85,6 @@ func (b *capturedBody) rewind(ctx context.Context) error {
 		return nil
 	}
 	b.mu.Lock()
-	b.ahead = b.err == nil
 	b.reader = nil
 	b.mu.Unlock()
 	chunk := make([]byte, 4<<10)
@@ -165,16 +163,6 @@ func (b *capturedBody) release() {
 	if closed {
 		_ = b.src.Close()
 	}
-}
-
-// early reports whether the answer came before the whole body was read.
-func (b *capturedBody) early() bool {
-	if b == nil {
-		return false
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.ahead
 }
 
 // touched reports whether something of the body was read.
