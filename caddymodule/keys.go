@@ -18,7 +18,11 @@ type keyReader struct {
 	headers []string // that the key is read from
 }
 
-const headerPlaceholder = "http.request.header."
+const (
+	headerPlaceholder = "http.request.header."
+	queryPlaceholder  = "http.request.uri.query."
+	cookiePlaceholder = "http.request.cookie."
+)
 
 func newKeyReader(parts []KeyPart) (keyReader, error) {
 	var kr keyReader
@@ -88,20 +92,40 @@ func (kr *keyReader) lookup(repl *caddy.Replacer, req *http.Request, name string
 		return "", false
 	}
 	value, ok := repl.GetString(name)
+	if what := carrier(name); (!ok || value == "") && what != "" {
+		ke.why = "the request has no " + what
+	}
 	return value, ok && value != ""
 }
 
-// twice names the header, query parameter or cookie of a placeholder that the
-// request has more than once; "" when it has not.
-func twice(req *http.Request, placeholder string) string {
-	if name, ok := strings.CutPrefix(placeholder, headerPlaceholder); ok && len(req.Header.Values(name)) > 1 {
+// carrier names the header, query parameter or cookie of a placeholder; "" when
+// it is of none.
+func carrier(placeholder string) string {
+	if name, ok := strings.CutPrefix(placeholder, headerPlaceholder); ok {
 		return "header " + textproto.CanonicalMIMEHeaderKey(name)
 	}
-	if name, ok := strings.CutPrefix(placeholder, "http.request.uri.query."); ok && len(req.URL.Query()[name]) > 1 {
+	if name, ok := strings.CutPrefix(placeholder, queryPlaceholder); ok {
 		return "query parameter " + name
 	}
-	if name, ok := strings.CutPrefix(placeholder, "http.request.cookie."); ok && len(req.CookiesNamed(name)) > 1 {
+	if name, ok := strings.CutPrefix(placeholder, cookiePlaceholder); ok {
 		return "cookie " + name
+	}
+	return ""
+}
+
+// twice is the carrier of a placeholder that the request has more than once; ""
+// when it has not.
+func twice(req *http.Request, placeholder string) string {
+	n := 0
+	if name, ok := strings.CutPrefix(placeholder, headerPlaceholder); ok {
+		n = len(req.Header.Values(name))
+	} else if name, ok := strings.CutPrefix(placeholder, queryPlaceholder); ok {
+		n = len(req.URL.Query()[name])
+	} else if name, ok := strings.CutPrefix(placeholder, cookiePlaceholder); ok {
+		n = len(req.CookiesNamed(name))
+	}
+	if n > 1 {
+		return carrier(placeholder)
 	}
 	return ""
 }

@@ -44,8 +44,8 @@ const problemTypes = "https://github.com/caddy-bearer/caddy-bearer/blob/main/doc
 var problemTitles = map[string]string{
 	problemAuthorizationRequired: "A person must authorize first",
 	problemTokenUnavailable:      "No token can be obtained for now",
-	problemTokenRefused:          "The provider refuses to issue a token",
-	problemBreakerOpen:           "The provider kept refusing and is left alone for a while",
+	problemTokenRefused:          "No token can be obtained with these settings",
+	problemBreakerOpen:           "The provider kept failing or refusing, and is left alone for a while",
 	problemCodeRefused:           "The authorization code is refused",
 	problemKeyMissing:            "The request does not say whose token it wants",
 	problemCallerRefused:         "This caller may not use the sidecar",
@@ -73,19 +73,23 @@ func (ps *pooledSource) problemOf(err error, values []string) *problem {
 		p.name, p.status, p.detail = problemCodeRefused, http.StatusUnprocessableEntity, "it was refused, or used before; a new one is needed"
 		p.retryAfter = 0
 	case errors.Is(err, tokensource.ErrAuthorizationRequired):
-		p.name, p.status, p.detail = problemAuthorizationRequired, http.StatusForbidden, "no token can be obtained for this key without a person's consent"
+		p.name, p.status, p.detail = problemAuthorizationRequired, http.StatusForbidden, "no token can be obtained without a person's consent"
 		p.retryAfter = 0
 		if ps.logins != nil {
 			p.login = ps.logins.link(ps.Name(), values)
 		}
 	case errors.Is(err, tokensource.ErrBreakerOpen):
 		p.name, p.status = problemBreakerOpen, http.StatusServiceUnavailable
+		p.detail = "the token endpoint kept failing, or the API kept refusing renewed tokens; caddy_bearer_breaker_state and the log say which"
+	case errors.Is(err, tokensource.ErrUnreadable):
+		p.name, p.status, p.detail = problemTokenRefused, http.StatusBadGateway, "the stored token cannot be read, and is left alone; the log says why"
+		p.retryAfter = 0
 	case errors.Is(err, tokensource.ErrRefused):
 		p.name, p.status, p.detail = problemTokenRefused, http.StatusBadGateway, "the settings have to be mended; the log says what was refused"
 		p.retryAfter = 0
 	default:
 		p.name, p.status = problemTokenUnavailable, http.StatusServiceUnavailable
-		p.detail = "the token endpoint cannot be reached, fails or asks for fewer calls; the log says which"
+		p.detail = "the token endpoint (or the token store) cannot be reached, fails or asks for fewer calls; the log says which"
 		if p.retryAfter == 0 {
 			p.retryAfter = time.Second
 		}

@@ -73,7 +73,7 @@ func readinessOf(s sourceState) sourceReadiness {
 		{s.storeDown, reasonStoreDown},
 		{s.Unstored > 0, reasonUnstored},
 		{s.NeedPerson > 0, reasonNeedsPerson},
-		{s.Failing > 0 || s.Overdue > 0, reasonRenewalsFail},
+		{s.Failing > 0 || s.Overdue > 0 || s.Retrying > 0, reasonRenewalsFail},
 		{s.endpoint != tokensource.BreakerClosed, reasonEndpointBreaker},
 		{s.api != tokensource.BreakerClosed, reasonAPIBreaker},
 	} {

@@ -68,7 +68,7 @@ func (*TokenStorage) Start() error { return nil }
 // Stop implements caddy.App.
 func (*TokenStorage) Stop() error { return nil }
 
-var errKeyLiteral = errors.New("a key does not belong into the config, which can be read through the admin API: expected {env.NAME} or {file.PATH}")
+var errKeyLiteral = errors.New("a key does not belong in the config, which can be read through the admin API: expected {env.NAME} or {file.PATH}")
 
 // isSecretPlaceholder reports whether text is a placeholder for a secret, and
 // nothing else.

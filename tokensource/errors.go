@@ -21,6 +21,9 @@ var (
 	// ErrRefused: the token endpoint refused in a way that a repetition does
 	// not mend. It is remembered until the settings or the store change.
 	ErrRefused = errors.New("the token endpoint refuses for good")
+	// ErrUnreadable is an ErrRefused of this side: the stored token was written
+	// by a newer release, or sealed with another key.
+	ErrUnreadable = errors.New("the stored token cannot be read")
 	// ErrBreakerOpen: the token endpoint failed so often that it is left alone.
 	ErrBreakerOpen = errors.New("the token endpoint's circuit breaker is open")
 	// ErrCodeRefused: an authorization code was refused, or was used before.

@@ -18,7 +18,7 @@ func (s *Source) exchange(ctx context.Context, g CodeGrant, e *entry, f *flight,
 	st, err := s.note(ctx, e, codeHash(sum), true) // the generation goes on where the stored one is
 	switch {
 	case errors.Is(err, errUnreadable):
-		return nil, "", fmt.Errorf("%w: %w", ErrRefused, err)
+		return nil, "", unreadable{err}
 	case errors.Is(err, ErrCodeRefused):
 		return nil, "", err
 	case err != nil:

@@ -36,7 +36,7 @@ func (s *Source) Resume() {
 func (s *Source) look(ctx context.Context, e *entry, f *flight) (*Token, string, error) {
 	st, err := s.read(ctx, e)
 	if errors.Is(err, errUnreadable) {
-		err = fmt.Errorf("%w: %w", ErrRefused, err)
+		err = unreadable{err}
 	}
 	if err != nil {
 		return nil, "", err

@@ -85,6 +85,14 @@ var (
 	errDamaged    = errors.New("damaged")
 )
 
+// unreadable is a refusal by no provider: waiting does not help, and nothing
+// was asked.
+type unreadable struct{ err error }
+
+func (e unreadable) Error() string        { return e.err.Error() }
+func (e unreadable) Unwrap() error        { return e.err }
+func (e unreadable) Is(target error) bool { return target == ErrRefused || target == ErrUnreadable }
+
 // encode writes the record as it is stored under name.
 func (s *sealer) encode(name string, r *record) ([]byte, error) {
 	inside, err := json.Marshal(r)

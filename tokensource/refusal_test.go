@@ -30,8 +30,8 @@ func TestRefusalIsRemembered(t *testing.T) {
 				t.Errorf("the callers waited %v for nothing", waited)
 			}
 			wantCalls(t, g, 1, 0)
-			if n := strings.Count(text.String(), "level=WARN"); n != 1 {
-				t.Errorf("%d warnings, want 1", n)
+			if n := strings.Count(text.String(), "level=ERROR"); n != 1 {
+				t.Errorf("%d errors are logged, want 1", n)
 			}
 		})
 	}

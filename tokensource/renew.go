@@ -316,7 +316,7 @@ func (f *flight) forcedToken(e *entry) *Token {
 // the token that is there serves first.
 func (s *Source) withoutStore(cur *Token, err error) error {
 	if errors.Is(err, errUnreadable) {
-		return fmt.Errorf("%w: %w", ErrRefused, err)
+		return unreadable{err}
 	}
 	if s.cfg.Grant.NeedsPerson() || (cur != nil && cur.refresh != "" && stateAt(time.Now(), cur) != expired) {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)

@@ -24,9 +24,11 @@ func (s *Source) logRenewal(e *entry, why Reason, o Outcome) {
 		s.log.Debug("token renewed", append(attrs, "via", o.Via, "expiry", o.Expiry)...)
 	case errors.Is(o.Err, ErrAuthorizationRequired) && ErrorCode(o.Err) == "", failed.permanent && failed.attempts > 1:
 		s.log.Debug("no token", append(attrs, "error", o.Err)...)
+	case failed.permanent:
+		s.log.Error("token not renewed, and not tried again until the settings or the store change", append(attrs, "error", o.Err)...)
 	default:
 		s.log.Warn("token not renewed", append(attrs, "error", o.Err,
-			"retry_in", max(time.Until(failed.until), 0).Round(time.Millisecond), "permanent", failed.permanent)...)
+			"retry_in", max(time.Until(failed.until), 0).Round(time.Millisecond))...)
 	}
 }
 

@@ -99,7 +99,7 @@ type Source struct {
 	breaker      *Breaker
 	sealer       *sealer
 	self         string // names this source in records, where the store does not
-	storeErr     atomic.Pointer[error]
+	storeErr     atomic.Pointer[storeFailure]
 	storeTook    atomic.Int64 // the last write, in nanoseconds
 	storeChanges atomic.Int64
 	draining     atomic.Bool

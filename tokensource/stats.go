@@ -17,6 +17,8 @@ type Stats struct {
 	// Failing counts the keys that have no usable token, and whose last renewal
 	// failed.
 	Failing int
+	// Retrying counts the keys whose token serves, and whose last renewal failed.
+	Retrying int
 	// Overdue tokens are expired and serve on, in their time of grace, for their
 	// last renewal failed.
 	Overdue int
@@ -38,6 +40,9 @@ func (s *Source) Stats() Stats {
 		switch t := e.tok; {
 		case stateAt(now, t) != expired:
 			st.Tokens++
+			if e.failure.err != nil && !e.lost {
+				st.Retrying++
+			}
 			if !t.expiry.IsZero() && (st.Expiry.IsZero() || t.expiry.Before(st.Expiry)) {
 				st.Expiry = t.expiry
 			}
@@ -52,8 +57,8 @@ func (s *Source) Stats() Stats {
 
 // StoreError is the store's last failure; nil: it works, or was not used yet.
 func (s *Source) StoreError() error {
-	if err := s.storeErr.Load(); err != nil {
-		return *err
+	if f := s.storeErr.Load(); f != nil {
+		return f.err
 	}
 	return nil
 }

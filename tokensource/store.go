@@ -177,7 +177,7 @@ func (s *Source) loadRaw(ctx context.Context, name string) ([]byte, error) {
 	case err == nil && b == nil:
 		b = []byte{} // there, and empty
 	}
-	return b, s.storeSaid(ctx, "reading", err)
+	return b, s.storeSaid(ctx, false, err)
 }
 
 // swapRaw returns ErrConflict as it is.
@@ -190,30 +190,35 @@ func (s *Source) swapRaw(ctx context.Context, name string, old, b []byte) error 
 	})
 	s.storeTook.Store(int64(time.Since(start)))
 	if errors.Is(err, ErrConflict) {
-		_ = s.storeSaid(ctx, "writing", nil)
 		return err
 	}
-	return s.storeSaid(ctx, "writing", err)
+	return s.storeSaid(ctx, true, err)
+}
+
+// storeFailure is the store's last failure.
+type storeFailure struct {
+	err     error
+	writing bool
 }
 
 // storeSaid keeps account of whether the store works, and tells when that
-// changes.
-func (s *Source) storeSaid(ctx context.Context, doing string, err error) error {
+// changes. One that does not write does not work, though it may read.
+func (s *Source) storeSaid(ctx context.Context, writing bool, err error) error {
 	if err != nil {
-		err = &storeError{fmt.Errorf("%s: %w", doing, err)}
+		err = &storeError{fmt.Errorf("%s: %w", map[bool]string{true: "writing", false: "reading"}[writing], err)}
 		if errors.Is(ctx.Err(), context.Canceled) {
 			return err // cut off from this side
 		}
 	}
 	before := s.storeErr.Load()
 	switch {
-	case err == nil && before != nil:
+	case err == nil && before != nil && (writing || !before.writing):
 		if s.storeErr.CompareAndSwap(before, nil) {
 			s.log.Info("token store works again", "source", s.cfg.Name)
 			s.cfg.Observer.Store(s.cfg.Name, nil)
 		}
 	case err != nil && before == nil:
-		if s.storeErr.CompareAndSwap(nil, &err) {
+		if s.storeErr.CompareAndSwap(nil, &storeFailure{err, writing}) {
 			s.log.Error("token store fails: tokens that are valid serve on, those that hang on a refresh token are not renewed",
 				"source", s.cfg.Name, "error", err)
 			s.cfg.Observer.Store(s.cfg.Name, err)

@@ -60,6 +60,9 @@ func main() {
 
 func run(ctx context.Context, args []string) (holds bool, err error) {
 	if len(args) < 1 || commands[args[0]] == nil {
+		if len(args) > 0 {
+			fmt.Fprintf(os.Stderr, "fleet: %q: expected one of the words below\n\n", args[0])
+		}
 		fmt.Fprint(os.Stderr, usage)
 		return false, flag.ErrHelp
 	}
