@@ -8,13 +8,122 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/caddy-bearer/caddy-bearer/caddymodule"
 )
+
+// effective returns what the running sources of a config are told apart by, and
+// what its transports and handlers do.
+func effective(t *testing.T, config map[string]any) (all []string) {
+	t.Helper()
+	app, ctx, err := provisioned(t, config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, id := range app.SourceIDs() {
+		all = append(all, name+" "+id)
+	}
+	sites, err := ctx.App("http")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, server := range sites.(*caddyhttp.App).Servers {
+		all = append(all, effectiveRoutes(server.Routes)...)
+	}
+	slices.Sort(all) // servers come in any order
+	return all
+}
+
+func effectiveRoutes(routes caddyhttp.RouteList) (all []string) {
+	for _, route := range routes {
+		for _, handler := range route.Handlers {
+			switch h := handler.(type) {
+			case *caddyhttp.Subroute:
+				all = append(all, effectiveRoutes(h.Routes)...)
+			case *reverseproxy.Handler:
+				if e, ok := h.Transport.(interface{ Effective() string }); ok {
+					all = append(all, e.Effective())
+				}
+			case interface{ Effective() string }:
+				all = append(all, h.Effective())
+			}
+		}
+	}
+	return all
+}
+
+// TestHandWrittenJSON: what one writes by hand does what the Caddyfile does.
+func TestHandWrittenJSON(t *testing.T) {
+	const file = `{
+	token_source api {
+		grant authorization_code {
+			token_url https://idp.example/token
+			client_id id
+			auth_url https://idp.example/authorize
+			redirect_uri https://app.example/tokens/callback
+		}
+		key user {http.request.header.X-User}
+	}
+}
+
+http://127.0.0.1:9000 {
+	reverse_proxy http://127.0.0.1:1 {
+		transport bearer api {
+			header x-token "{token} {key.user}"
+			query tenant {token.tenant}
+			cookie session {token}
+			replay_body 1KiB
+			callers 10.1.2.3/16 ::1
+			hosts sidecar.internal
+			allow_http api.internal
+			auth_failure {
+				status 401 403
+				json error expired
+				except header X-Reason quota*
+			}
+			breaker {
+				trip_after 3
+				open_for 9s
+			}
+			dial_timeout 2s
+		}
+	}
+	token_login api {
+		callers 10.0.0.0/8
+		hosts sidecar.internal
+	}
+	token_readiness {
+		callers 10.42.0.0/16
+	}
+}
+`
+	const written = `{"apps": {
+	"token_sources": {"sources": {"api": {
+		"grant": {"type": "authorization_code", "token_url": "https://idp.example/token", "client_id": "id",
+			"auth_url": "https://idp.example/authorize", "redirect_uri": "https://app.example/tokens/callback"},
+		"keys": [{"name": "user", "value": "{http.request.header.X-User}"}]}}},
+	"http": {"servers": {"any": {"listen": ["127.0.0.1:9000"], "routes": [
+		{"handle": [{"handler": "token_login", "source": "api", "callers": ["10.0.0.0/8"], "hosts": ["sidecar.internal"]}]},
+		{"handle": [{"handler": "token_readiness", "callers": ["10.42.0.0/16"]}]},
+		{"handle": [{"handler": "reverse_proxy", "upstreams": [{"dial": "127.0.0.1:1"}], "transport": {
+			"protocol": "bearer", "source": "api", "replay_body": 1024, "callers": ["10.1.2.3/16", "::1"], "hosts": ["sidecar.internal"],
+			"allow_http": ["api.internal"], "dial_timeout": "2s", "breaker": {"trip_after": 3, "open_for": "9s"},
+			"inject": [{"header": "x-token", "value": "{token} {key.user}"}, {"query": "tenant", "value": "{token.tenant}"},
+				{"cookie": "session", "value": "{token}"}],
+			"auth_failure": {"any": [{"status": [401, 403]}, {"json": "error", "values": ["expired"]}],
+				"except": [{"header": "X-Reason", "values": ["quota*"]}]}}}]}]}}}}}`
+	got, want := effective(t, contained(t, []byte(written))), effective(t, contained(t, mustAdapt(t, file)))
+	if len(want) != 4 || !slices.Equal(got, want) {
+		t.Errorf("by hand\n%s\nby Caddyfile\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
 
 // sourceIDs returns what tells the running sources of a Caddyfile apart.
 func sourceIDs(t *testing.T, config map[string]any) map[string]string {
@@ -68,10 +177,10 @@ func TestJSONEqualsCaddyfile(t *testing.T) {
 	for _, g := range goldens(t, "adapt") {
 		t.Run(g.name(), func(t *testing.T) {
 			config := contained(t, []byte(here.Replace(g.want)))
-			got := sourceIDs(t, config)
+			got := effective(t, config)
 			withoutOrigins(config)
-			if bare := sourceIDs(t, config); len(got) == 0 || !maps.Equal(got, bare) {
-				t.Errorf("with origins %v, without %v", got, bare)
+			if bare := effective(t, config); len(got) == 0 || !slices.Equal(got, bare) {
+				t.Errorf("with origins %q, without %q", got, bare)
 			}
 		})
 	}

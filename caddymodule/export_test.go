@@ -1,5 +1,10 @@
 package caddymodule
 
+import (
+	"encoding/json"
+	"fmt"
+)
+
 // SourceIDs returns the pool ids of an app's sources, by name: two configs
 // with the same id share one running source.
 func (a *App) SourceIDs() map[string]string {
@@ -9,3 +14,26 @@ func (a *App) SourceIDs() map[string]string {
 	}
 	return ids
 }
+
+// Effective tells what a transport does, as far as its settings say it.
+func (t *Transport) Effective() string {
+	written := *t
+	written.Origin = nil
+	text, err := json.Marshal(&written)
+	if err != nil {
+		return err.Error()
+	}
+	out := fmt.Sprintf("%s %q %v %q", text, t.injector.remove, t.injector.plain, t.injector.keyNames)
+	for _, item := range t.injector.items {
+		out += fmt.Sprintf(" %q", item.value.Variables())
+	}
+	return out + fmt.Sprintf(" %+v %+v %+v %d %v %q", t.failure, t.callers, t.breakers.settings, t.replayMax, t.schemeKnown, t.keys.names)
+}
+
+// Effective is the same of a login.
+func (tl *TokenLogin) Effective() string {
+	return fmt.Sprintf("%s %s %+v %q %v", tl.Source, tl.source.GrantType(), tl.callers, tl.keys.names, tl.source.logins != nil)
+}
+
+// Effective is the same of a readiness handler.
+func (tr *TokenReadiness) Effective() string { return fmt.Sprintf("%+v", tr.callers) }

@@ -45,17 +45,23 @@ func decoded(t *testing.T, config map[string]any) *caddy.Config {
 // provision does what caddy validate does, and returns the app for a look.
 func provision(t *testing.T, config map[string]any) (*caddymodule.App, error) {
 	t.Helper()
-	ctx, err := caddy.ProvisionContext(decoded(t, config))
-	if err != nil {
-		return nil, err
+	app, _, err := provisioned(t, config)
+	return app, err
+}
+
+// provisioned is provision, with the context for a look at other apps.
+func provisioned(t *testing.T, config map[string]any) (_ *caddymodule.App, ctx caddy.Context, err error) {
+	t.Helper()
+	if ctx, err = caddy.ProvisionContext(decoded(t, config)); err != nil {
+		return nil, ctx, err
 	}
 	app, err := ctx.App("token_sources")
 	if err != nil {
-		return nil, err
+		return nil, ctx, err
 	}
 	a := app.(*caddymodule.App)
 	t.Cleanup(func() { _ = a.Cleanup() })
-	return a, nil
+	return a, ctx, nil
 }
 
 // withoutOrigins makes a config as one would write it by hand.
