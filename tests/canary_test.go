@@ -16,12 +16,14 @@ import (
 	"github.com/caddy-bearer/caddy-bearer/tests/provider"
 )
 
-// searchCanaries looks for secrets where none may be: in all that Caddy logged, in its metrics, in an autosaved
-// configuration, and in further texts that a test gathered, by name. Stored records are not searched: tokens are what
+// searchCanaries looks for secrets where none may be: in all that Caddy logged, in its metrics, in what
+// readiness says, in the configuration as it was loaded and as it was autosaved, once Caddy has stopped in the spans, and in further texts that a test gathered, by name. Stored records are not searched: tokens are what
 // they are for.
 func (w *place) searchCanaries(t *testing.T, p *provider.Provider, more map[string]string) {
 	t.Helper()
-	texts := map[string]string{"metrics": w.scrape(t)}
+	w.search = append(w.search, p)
+	_, ready := w.look("http://" + w.metrics + "/readiness")
+	texts := map[string]string{"metrics": w.scrape(t), "configuration": w.configs.String(), "readiness": ready}
 	if texts["metrics"] == "" {
 		t.Error("no metrics to search")
 	}
@@ -82,6 +84,23 @@ func TestLeaksAreFound(t *testing.T) {
 	if n := len(leaks(p, text)); n != 2 {
 		t.Errorf("%d leaks found, want 2", n)
 	}
+}
+
+// TestSearchSeesAll shows that spans, configuration and readiness are there to be searched.
+func TestSearchSeesAll(t *testing.T) {
+	s := launch(t, setup{})
+	s.get(t).wantOK(t)
+	if _, ready := s.look("http://" + s.metrics + "/readiness"); !strings.Contains(ready, `"api":{"status":"ready"`) {
+		t.Errorf("readiness: %s", ready)
+	}
+	if !strings.Contains(s.configs.String(), "{env.TEST_CLIENT_SECRET}") {
+		t.Errorf("configuration: %s", s.configs.String())
+	}
+	stop(t)
+	if spans := takeSpans(); !strings.Contains(spans, "traced-by-the-test") || !strings.Contains(spans, "token_source.name=api") {
+		t.Errorf("spans: %s", spans)
+	}
+	s.load(t, s.config) // for the search
 }
 
 // scrape reads the metrics: nothing, where Caddy does not run.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 
 	_ "github.com/caddy-bearer/caddy-bearer/caddymodule"
 	"github.com/caddy-bearer/caddy-bearer/internal/reloadtest"
+	"github.com/caddy-bearer/caddy-bearer/tests/provider"
 )
 
 // place is where a Caddy under test keeps what it writes.
@@ -30,6 +32,8 @@ type place struct {
 	metrics string             // address of an extra site that serves the metrics
 	after   *reloadtest.Client // for who calls this Caddy
 	loaded  bool
+	configs strings.Builder      // what was loaded, as /config/ would show it
+	search  []*provider.Provider // whose secrets are looked for in the spans, which are complete when Caddy has stopped
 }
 
 // newPlace makes a place of its own for a test. It points the XDG variables there and so sets the environment, which
@@ -39,6 +43,8 @@ func newPlace(t *testing.T) *place {
 	dir := t.TempDir()
 	t.Setenv("XDG_DATA_HOME", filepath.Join(dir, "data"))
 	t.Setenv("XDG_CONFIG_HOME", filepath.Join(dir, "config"))
+	t.Setenv("OTEL_TRACES_EXPORTER", exporterName)
+	takeSpans()
 	transport := &http.Transport{}
 	t.Cleanup(transport.CloseIdleConnections)
 	return &place{
@@ -70,9 +76,9 @@ func adapt(t *testing.T, name string, text []byte) []byte {
 	return config
 }
 
-// contain keeps a configuration within a place: no admin endpoint, no autosave, logs to a file, and the metrics where
-// the test can read them. The sites themselves stay as they were adapted, but for access logs, which are turned on so
-// that a canary search sees them.
+// contain keeps a configuration within a place: no admin endpoint, no autosave, logs to a file, and the metrics and
+// readiness where the test can read them. The sites themselves stay as they were adapted, but for access logs and tracing,
+// which are turned on so that a canary search sees them.
 func (w *place) contain(t *testing.T, config []byte) []byte {
 	t.Helper()
 	var c map[string]any
@@ -89,15 +95,28 @@ func (w *place) contain(t *testing.T, config []byte) []byte {
 	site, _ := apps["http"].(map[string]any)
 	servers, _ := site["servers"].(map[string]any)
 	for _, s := range servers {
-		if server, ok := s.(map[string]any); ok && server["logs"] == nil {
+		server, ok := s.(map[string]any)
+		if !ok {
+			continue
+		}
+		if server["logs"] == nil {
 			server["logs"] = map[string]any{}
 		}
+		routes, _ := server["routes"].([]any)
+		traced := map[string]any{"handle": []any{map[string]any{"handler": "tracing", "span": "traced-by-the-test"}}}
+		server["routes"] = append([]any{traced}, routes...)
 	}
 	if servers != nil {
 		servers["test_metrics"] = map[string]any{
 			"listen":          []string{w.metrics},
 			"automatic_https": map[string]any{"disable": true},
-			"routes":          []any{map[string]any{"handle": []any{map[string]any{"handler": "metrics"}}}},
+			"routes": []any{
+				map[string]any{
+					"match":  []any{map[string]any{"path": []string{"/readiness"}}},
+					"handle": []any{map[string]any{"handler": "token_readiness"}},
+				},
+				map[string]any{"handle": []any{map[string]any{"handler": "metrics"}}},
+			},
 		}
 	}
 	out, err := json.Marshal(c)
@@ -118,10 +137,18 @@ func (w *place) load(t *testing.T, config []byte) {
 	if err := caddy.Load(config, true); err != nil {
 		t.Fatalf("loading: %v", err)
 	}
+	w.configs.Write(config)
+	w.configs.WriteByte('\n')
 	if !w.loaded {
 		// once, so that what is to happen at the end with Caddy still running can be registered after the first load
 		w.loaded = true
-		t.Cleanup(func() { stop(t) })
+		t.Cleanup(func() {
+			stop(t)
+			spans := takeSpans()
+			for _, p := range w.search {
+				searchText(t, p, "spans", spans)
+			}
+		})
 	}
 }
 
@@ -185,7 +212,7 @@ func setenv(t *testing.T, vars map[string]string) {
 
 // environ gives variables in the form that a process wants.
 func environ(vars map[string]string) []string {
-	out := os.Environ()
+	out := append(os.Environ(), "OTEL_TRACES_EXPORTER=none") // this process's own is unknown elsewhere
 	for name, value := range vars {
 		out = append(out, fmt.Sprintf("%s=%s", name, value))
 	}
