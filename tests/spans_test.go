@@ -32,12 +32,12 @@ func (spanKeeper) ExportSpans(_ context.Context, spans []trace.ReadOnlySpan) err
 	for _, s := range spans {
 		fmt.Fprintf(&kept.spans, "%s %+v %+v", s.Name(), s.Status(), s.Links())
 		for _, a := range s.Attributes() {
-			fmt.Fprintf(&kept.spans, " %s=%s", a.Key, a.Value.Emit())
+			fmt.Fprintf(&kept.spans, " %s=%s", a.Key, a.Value.String())
 		}
 		for _, e := range s.Events() {
 			fmt.Fprintf(&kept.spans, " %s", e.Name)
 			for _, a := range e.Attributes {
-				fmt.Fprintf(&kept.spans, " %s=%s", a.Key, a.Value.Emit())
+				fmt.Fprintf(&kept.spans, " %s=%s", a.Key, a.Value.String())
 			}
 		}
 		kept.spans.WriteString("\n")
