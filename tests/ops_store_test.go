@@ -81,7 +81,7 @@ func TestFailingStoreIsNoticed(t *testing.T) {
 		s.get(t).wantOK(t)
 		return s.metric(t, storeUp) == "0"
 	})
-	s.wantReady(t, 0, "degraded", "store_down")
+	s.wantReady(t, 5*time.Second, "degraded", "store_down", "renewals_fail")
 	s.wantEvents(t, "token_source.store_down [error:input/output error source:api]")
 	calls := s.p.TokenCount()
 	for range 20 {
@@ -93,7 +93,7 @@ func TestFailingStoreIsNoticed(t *testing.T) {
 	if n := s.metric(t, unstored); n != "1" {
 		t.Errorf("unstored_tokens is %q", n)
 	}
-	s.wantReady(t, 0, "degraded", "store_down", "unstored")
+	s.wantReady(t, 5*time.Second, "degraded", "store_down", "unstored", "renewals_fail")
 	if n := s.p.TokenCount(); n != calls+1 {
 		t.Errorf("%d token calls while the store was down, and one code", n-calls)
 	}

@@ -178,7 +178,17 @@ func (r *reloaded) underLoad(ctx context.Context, times int, every time.Duration
 // reload loads the configuration with something changed, or Caddy would do nothing.
 func (r *reloaded) reload(ctx context.Context, number string) error {
 	header := http.Header{"Content-Type": {"text/caddyfile"}}
-	status, body, err := r.Admin(ctx, "/load", header, []byte(strings.ReplaceAll(r.text, "THE_NUMBER", number)))
+	config := []byte(strings.ReplaceAll(r.text, "THE_NUMBER", number))
+	var status int
+	var body []byte
+	var err error
+	// The admin endpoint is replaced as well, now and then before it has answered: what was loaded is loaded once more, which
+	// changes nothing.
+	for range 3 {
+		if status, body, err = r.Admin(ctx, "/load", header, config); err == nil {
+			break
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("reloading %s: %w", r.Name, err)
 	}
