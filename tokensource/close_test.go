@@ -115,3 +115,73 @@ func TestClosedSource(t *testing.T) {
 		wantCalls(t, g, 0, 1)
 	})
 }
+
+// FAULTS row 38: Close lets nobody begin what it would cut off.
+func TestNoCallBeginsAtTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		shared := newMemStore()
+		var sentAfter time.Duration
+		var closedAt time.Time
+		ga := &fakeGrant{person: true, seed: "r0", onRefresh: func(context.Context, int, string) (*tokensource.Answer, error) {
+			time.Sleep(14 * time.Second)
+			return nil, status(503)
+		}}
+		var cutOff bool
+		gb := &fakeGrant{person: true, seed: "r0", onRefresh: func(ctx context.Context, _ int, r string) (*tokensource.Answer, error) {
+			sentAfter = time.Since(closedAt)
+			select {
+			case <-time.After(3 * time.Second):
+				return answer("t", "r1", time.Hour), nil
+			case <-ctx.Done():
+				cutOff = true
+				return nil, &tokensource.EndpointError{Host: "idp", Sent: true, Err: ctx.Err()}
+			}
+		}}
+		a := openSource(t, tokensource.Config{Grant: ga, Store: shared, Patience: -1})
+		b := openSource(t, tokensource.Config{Grant: gb, Store: shared, Patience: -1})
+		go func() { _, _ = a.Token(context.Background(), noKey) }()
+		synctest.Wait()
+		go func() { _, _ = b.Token(context.Background(), noKey) }()
+		synctest.Wait()
+		closedAt = time.Now()
+		ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+		defer cancel()
+		err := b.Close(ctx)
+		synctest.Wait()
+		if cutOff {
+			t.Errorf("sent %v after Close began, and cut off: %v", sentAfter, err)
+		}
+	})
+}
+
+// Nor after a write that took until then.
+func TestNoCallBeginsAfterClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &fakeGrant{person: true, seed: "r0"}
+		s := openSource(t, tokensource.Config{Grant: g, Store: newLateStore(newMemStore(), time.Second), Patience: -1})
+		go func() { _, _ = s.Token(context.Background(), noKey) }()
+		synctest.Wait()
+		if err := s.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+		wantCalls(t, g, 0, 0)
+	})
+}
+
+// At the end of the process nobody is waited for who renews elsewhere.
+func TestDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &rotating{delay: 30 * time.Second}
+		cfg := tokensource.Config{Grant: p.grant(), Store: newMemStore(), Patience: -1}
+		a, b := openSource(t, cfg), openSource(t, cfg)
+		go func() { _, _ = a.Token(context.Background(), noKey) }()
+		synctest.Wait()
+		go func() { _, _ = b.Token(context.Background(), noKey) }()
+		synctest.Wait()
+		b.Drain()
+		start := time.Now()
+		if err := b.Flush(context.Background()); err != nil || time.Since(start) > time.Second {
+			t.Errorf("Flush: %v after %v", err, time.Since(start))
+		}
+	})
+}
