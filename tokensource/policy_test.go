@@ -79,7 +79,8 @@ func TestStateAt(t *testing.T) {
 	}
 }
 
-// FAULTS row 42: the wall clock jumps an hour either way.
+// FAULTS rows 42 and 43: the wall clock jumps an hour either way, or the host was
+// suspended: a token that died meanwhile is renewed before it is used.
 func TestStateAtAfterAJump(t *testing.T) {
 	now := time.Now()
 	tok := newToken("t", "")
