@@ -87,5 +87,5 @@ func TestFault41Reloads(t *testing.T) {
 
 // A process without keys takes some 55 MB.
 func TestFault47Memory(t *testing.T) {
-	short(t, "memory", "-keys", "2000", "-resident", "100", "-more", "20000", "-max-keys", "3000")
+	short(t, "memory", "-keys", "2000", "-resident", "100", "-more", "20000", "-max-keys", "3000", "-overhead", "5000")
 }

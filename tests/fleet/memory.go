@@ -24,6 +24,7 @@ type memory struct {
 	resident int
 	more     int
 	maxKeys  int
+	overhead int
 	profile  string
 }
 
@@ -33,6 +34,7 @@ func (s *memory) flags(f *flag.FlagSet) {
 	f.IntVar(&s.resident, "resident", 200, "MB of resident memory that this process must stay under")
 	f.IntVar(&s.more, "more", 1_000_000, "keys under eviction, of the library alone")
 	f.IntVar(&s.maxKeys, "max-keys", 100_000, "how many of those are kept in memory")
+	f.IntVar(&s.overhead, "overhead", 1000, "bytes of heap that a key may take besides its access token")
 	f.StringVar(&s.profile, "profile", "", "a `file` for a heap profile of the process")
 }
 
