@@ -90,17 +90,22 @@ const (
 )
 
 func (s *fileStore) lock(ctx context.Context, key string) (unlock func(), err error) {
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(key))
 	dir := s.storage.Filename(storagePrefix + "locks")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	file := newLockFile(filepath.Join(dir, fmt.Sprintf("%02d.lock", h.Sum32()%lockFiles)))
+	file := newLockFile(filepath.Join(dir, fmt.Sprintf("%02d.lock", stripe(key, lockFiles))))
 	if _, err := file.TryLockContext(ctx, lockPollDelay); err != nil {
 		return nil, fmt.Errorf("locking the record: %w", err)
 	}
 	return func() { _ = file.Close() }, nil
+}
+
+// stripe spreads keys over n things that many share.
+func stripe(key string, n uint32) uint32 {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(key))
+	return h.Sum32() % n
 }
 
 // syncFolders makes a rename last through a power failure, and with a new

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"io/fs"
 	"sync"
 	"time"
@@ -120,9 +119,7 @@ func notAbsent(err error) error {
 
 // Swap implements [tokensource.Store].
 func (s *storageStore) Swap(ctx context.Context, key string, old, value []byte) error {
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(key))
-	turn := s.turns[h.Sum32()%uint32(len(s.turns))]
+	turn := s.turns[stripe(key, uint32(len(s.turns)))]
 	select {
 	case turn <- struct{}{}:
 		defer func() { <-turn }()

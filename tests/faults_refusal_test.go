@@ -81,28 +81,7 @@ func TestFault18ManyRefusalsOneRenewal(t *testing.T) {
 	s.p.ScriptAPI(gather(int32(n)))
 	s.p.RevokeAccessTokens()
 	s.p.Forget()
-	var ok atomic.Int64
-	var wg sync.WaitGroup
-	for range clients {
-		client := h2cClient(t)
-		for range each {
-			wg.Go(func() {
-				resp, err := client.Get(s.base + "/things")
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				defer resp.Body.Close()
-				if resp.StatusCode == http.StatusOK {
-					ok.Add(1)
-				}
-			})
-		}
-	}
-	wg.Wait()
-	if ok.Load() != int64(n) {
-		t.Errorf("%d of %d requests were answered", ok.Load(), n)
-	}
+	s.wantAllAnswered(t, clients, each)
 	if calls := s.p.TokenCount(); calls != 1 {
 		t.Errorf("%d renewals", calls)
 	}

@@ -181,7 +181,21 @@ func TestFault46ManyFirstRequests(t *testing.T) {
 	wg.Go(func() { s.tryGet(first) })
 	eventually(t, 5*time.Second, "the token is asked for", func() bool { return s.p.TokenCount() == 1 })
 	giveUp()
+	s.wantAllAnswered(t, connections, each)
+	wg.Wait()
+	if n := s.p.TokenCount(); n != 1 {
+		t.Errorf("%d token calls", n)
+	}
+	if n := s.p.APICount(); n != connections*each {
+		t.Errorf("%d API calls", n)
+	}
+}
+
+// wantAllAnswered makes many requests at once, each some over one HTTP/2 connection, and wants all of them answered with 200.
+func (s *sidecar) wantAllAnswered(t *testing.T, connections, each int) {
+	t.Helper()
 	var ok atomic.Int64
+	var wg sync.WaitGroup
 	for range connections {
 		client := h2cClient(t)
 		for range each {
@@ -199,13 +213,7 @@ func TestFault46ManyFirstRequests(t *testing.T) {
 		}
 	}
 	wg.Wait()
-	if n := ok.Load(); n != connections*each {
+	if n := ok.Load(); n != int64(connections*each) {
 		t.Errorf("%d of %d requests were answered", n, connections*each)
-	}
-	if n := s.p.TokenCount(); n != 1 {
-		t.Errorf("%d token calls", n)
-	}
-	if n := s.p.APICount(); n != connections*each {
-		t.Errorf("%d API calls", n)
 	}
 }

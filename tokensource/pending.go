@@ -153,8 +153,7 @@ func (s *Source) resumePending() {
 func (s *Source) waitForPending(shard int) ([]pendingKey, error) {
 	for {
 		_, notes, err := s.readPending(s.life, s.pendingName(shard))
-		var store *storeError
-		if !errors.As(err, &store) {
+		if !ofStore(err) {
 			return notes, err
 		}
 		if err := sleep(s.life, storeRetryMax); err != nil {

@@ -98,8 +98,7 @@ func (s *Source) land(e *entry, f *flight, t *Token, via string, err error, why 
 	}
 	switch {
 	case why == reasonResume:
-		var store *storeError
-		e.unread = errors.As(err, &store)
+		e.unread = ofStore(err)
 		switch {
 		case err == nil && newer(t, before): // somebody has put it right
 			e.failure, e.deadRefresh = failure{}, ""
@@ -145,9 +144,8 @@ func (s *Source) land(e *entry, f *flight, t *Token, via string, err error, why 
 func remember(last failure, err error, now time.Time) failure {
 	next := failure{attempts: last.attempts + 1, err: err}
 	var chained *chainError
-	var store *storeError
 	switch {
-	case errors.As(err, &store):
+	case ofStore(err):
 		next.until = now.Add(min(retryAfter(0, next.attempts, random()), storeRetryMax))
 	case errors.As(err, &chained) && chained.final():
 		// It is the other source's to remember: this one asks it again.

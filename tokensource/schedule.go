@@ -15,10 +15,9 @@ func (s *Source) logRenewal(e *entry, why Reason, o Outcome) {
 		"source", s.cfg.Name, "grant", s.GrantType(), "key", e.key.String(),
 		"reason", why, "result", Result(o.Err), "took", o.Took,
 	}
-	var store *storeError
 	switch {
 	case o.Err == nil && (why == reasonWrite || why == reasonResume):
-	case why == reasonResume && errors.As(o.Err, &store), why == reasonWrite: // told when it began
+	case why == reasonResume && ofStore(o.Err), why == reasonWrite: // told when it began
 	case why == reasonResume && failed.permanent && failed.attempts > 1:
 	case o.Err == nil:
 		s.log.Debug("token renewed", append(attrs, "via", o.Via, "expiry", o.Expiry)...)

@@ -79,6 +79,12 @@ func (e *storeError) Error() string        { return "token store: " + e.err.Erro
 func (e *storeError) Unwrap() error        { return e.err }
 func (e *storeError) Is(target error) bool { return target == ErrUnavailable }
 
+// ofStore reports whether an error is of the store.
+func ofStore(err error) bool {
+	var store *storeError
+	return errors.As(err, &store)
+}
+
 // stored is what the store has of one key.
 type stored struct {
 	raw     []byte // as the store gave it; nil: nothing is there
