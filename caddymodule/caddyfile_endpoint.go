@@ -7,7 +7,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
-	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // options is the table of an endpoint's options, which every grant and the
@@ -138,7 +138,7 @@ func (e *Endpoint) parseResponse(d *caddyfile.Dispenser, _ []string) error {
 		"expires_in": {usage: "<path> [<kind>]", min: 1, max: 2, parse: func(d *caddyfile.Dispenser, args []string) error {
 			r.ExpiresIn = args[0]
 			if len(args) == 2 {
-				if !tokensource.ValidExpiryKind(tokensource.ExpiryKind(args[1])) {
+				if !tokenendpoint.ValidExpiryKind(tokenendpoint.ExpiryKind(args[1])) {
 					return d.Errf("expires_in: kind %q: expected one of %s", args[1], expiryKinds())
 				}
 				r.ExpiresKind = args[1]
@@ -146,7 +146,7 @@ func (e *Endpoint) parseResponse(d *caddyfile.Dispenser, _ []string) error {
 			return nil
 		}},
 		"error_when": {usage: "<path> [<values...>]", min: 1, max: -1, repeat: true, parse: func(_ *caddyfile.Dispenser, args []string) error {
-			r.ErrorWhen = append(r.ErrorWhen, tokensource.Predicate{JSON: args[0], Values: args[1:]})
+			r.ErrorWhen = append(r.ErrorWhen, tokenendpoint.Matcher{JSON: args[0], Values: args[1:]})
 			return nil
 		}},
 		"transient": predicateOption(&r.Transient),
@@ -157,7 +157,7 @@ func (e *Endpoint) parseResponse(d *caddyfile.Dispenser, _ []string) error {
 
 func expiryKinds() string {
 	var names []string
-	for _, kind := range tokensource.ExpiryKinds() {
+	for _, kind := range tokenendpoint.ExpiryKinds() {
 		names = append(names, string(kind))
 	}
 	return strings.Join(names, ", ")
@@ -166,7 +166,7 @@ func expiryKinds() string {
 const predicateUsage = "status <codes...> | header <name> [<patterns...>] | json <path> [<values...>]"
 
 // predicateOption takes a predicate, and may be repeated.
-func predicateOption(list *[]tokensource.Predicate) option {
+func predicateOption(list *[]tokenendpoint.Matcher) option {
 	return option{usage: predicateUsage, min: 2, max: -1, repeat: true, parse: func(d *caddyfile.Dispenser, args []string) error {
 		p, err := parsePredicate(d, args[0], args[1:])
 		if err == nil {
@@ -177,7 +177,7 @@ func predicateOption(list *[]tokensource.Predicate) option {
 }
 
 // predicateOptions are the three kinds of predicate as options of a block.
-func predicateOptions(list *[]tokensource.Predicate) options {
+func predicateOptions(list *[]tokenendpoint.Matcher) options {
 	of := func(kind, usage string) option {
 		return option{usage: usage, min: 1, max: -1, repeat: kind != "status", parse: func(d *caddyfile.Dispenser, args []string) error {
 			p, err := parsePredicate(d, kind, args)
@@ -194,18 +194,18 @@ func predicateOptions(list *[]tokensource.Predicate) options {
 	}
 }
 
-func parsePredicate(d *caddyfile.Dispenser, kind string, args []string) (tokensource.Predicate, error) {
+func parsePredicate(d *caddyfile.Dispenser, kind string, args []string) (tokenendpoint.Matcher, error) {
 	switch kind {
 	case "status":
 		codes, err := statusList(d, args)
-		return tokensource.Predicate{Status: codes}, err
+		return tokenendpoint.Matcher{Status: codes}, err
 	case "header":
 		if !validHeaderName(args[0]) {
-			return tokensource.Predicate{}, d.Errf("header %q: expected a header name", args[0])
+			return tokenendpoint.Matcher{}, d.Errf("header %q: expected a header name", args[0])
 		}
-		return tokensource.Predicate{Header: args[0], Values: args[1:]}, nil
+		return tokenendpoint.Matcher{Header: args[0], Values: args[1:]}, nil
 	case "json":
-		return tokensource.Predicate{JSON: args[0], Values: args[1:]}, nil
+		return tokenendpoint.Matcher{JSON: args[0], Values: args[1:]}, nil
 	}
-	return tokensource.Predicate{}, d.Errf("%q: expected %s", kind, predicateUsage)
+	return tokenendpoint.Matcher{}, d.Errf("%q: expected %s", kind, predicateUsage)
 }

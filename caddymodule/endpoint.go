@@ -4,7 +4,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
-	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // Endpoint configures a call that issues tokens: where it goes, what it says,
@@ -108,14 +108,14 @@ type Response struct {
 	// d:hh:mm, jwt_exp (of the token) or never. Default: auto.
 	ExpiresKind string `json:"expires_kind,omitempty"`
 	// What makes an answer an error, whatever its status.
-	ErrorWhen []tokensource.Predicate `json:"error_when,omitempty"`
+	ErrorWhen []tokenendpoint.Matcher `json:"error_when,omitempty"`
 	// Which errors pass, though they look as if they were for good. These are
 	// looked at first, then throttled, then permanent.
-	Transient []tokensource.Predicate `json:"transient,omitempty"`
+	Transient []tokenendpoint.Matcher `json:"transient,omitempty"`
 	// Which errors are for good: remembered, and not repeated.
-	Permanent []tokensource.Predicate `json:"permanent,omitempty"`
+	Permanent []tokenendpoint.Matcher `json:"permanent,omitempty"`
 	// Which errors ask for fewer calls.
-	Throttled []tokensource.Predicate `json:"throttled,omitempty"`
+	Throttled []tokenendpoint.Matcher `json:"throttled,omitempty"`
 }
 
 // inherit fills in from the grant's endpoint what a refresh block leaves out.

@@ -14,7 +14,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
-	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // clientAuths are the methods, with the number of words that follow.
@@ -25,16 +25,16 @@ var clientAuths = map[string]int{
 
 // build makes the library's endpoint. self names it in errors, such as
 // "grant password".
-func (e *Endpoint) build(gc *GrantContext) (*tokensource.Endpoint, error) {
-	ep := &tokensource.Endpoint{
+func (e *Endpoint) build(gc *GrantContext) (*tokenendpoint.Endpoint, error) {
+	ep := &tokenendpoint.Endpoint{
 		Method:    e.Method,
-		ParamsIn:  tokensource.ParamsIn(e.ParamsIn),
+		ParamsIn:  tokenendpoint.ParamsIn(e.ParamsIn),
 		Rename:    e.Rename,
 		Omit:      e.Omit,
 		Timeout:   time.Duration(e.Timeout),
 		Transport: nil,
 	}
-	for _, step := range []func(*GrantContext, *tokensource.Endpoint) error{
+	for _, step := range []func(*GrantContext, *tokenendpoint.Endpoint) error{
 		e.buildURL, e.buildClient, e.buildParams, e.buildHeaders, e.buildResponse, e.buildTransport, e.buildBearer,
 	} {
 		if err := step(gc, ep); err != nil {
@@ -44,7 +44,7 @@ func (e *Endpoint) build(gc *GrantContext) (*tokensource.Endpoint, error) {
 	return ep, nil
 }
 
-func (e *Endpoint) buildURL(gc *GrantContext, ep *tokensource.Endpoint) error {
+func (e *Endpoint) buildURL(gc *GrantContext, ep *tokenendpoint.Endpoint) error {
 	if e.TokenURL == "" {
 		return e.Origin.errorf("", "token_url is missing: expected token_url <url>")
 	}
@@ -71,7 +71,7 @@ func (e *Endpoint) buildURL(gc *GrantContext, ep *tokensource.Endpoint) error {
 }
 
 // checkURL refuses what would send credentials in the clear.
-func checkURL(o *Origin, option string, t tokensource.Template, allowHTTP []string) error {
+func checkURL(o *Origin, option string, t tokenendpoint.Template, allowHTTP []string) error {
 	sample, _ := t.Expand(func(string) (string, bool) { return "x", true })
 	u, err := url.Parse(sample)
 	if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") {
@@ -90,7 +90,7 @@ const notAbsoluteURI = "not an absolute URI without a fragment: expected one suc
 
 // absoluteURI reports whether a text is an absolute URI (RFC 3986, section
 // 4.3). Where a key's value opens it, that value brings the scheme.
-func absoluteURI(t tokensource.Template) bool {
+func absoluteURI(t tokenendpoint.Template) bool {
 	for _, sample := range []string{"x", "https://x"} {
 		text, _ := t.Expand(func(string) (string, bool) { return sample, true })
 		u, err := url.Parse(text)
@@ -136,7 +136,7 @@ func isLoopback(host string) bool {
 	return host == "" || strings.EqualFold(host, "localhost")
 }
 
-func (e *Endpoint) buildClient(gc *GrantContext, ep *tokensource.Endpoint) (err error) {
+func (e *Endpoint) buildClient(gc *GrantContext, ep *tokenendpoint.Endpoint) (err error) {
 	if ep.Client.ID, err = gc.template(e.Origin, "client_id", e.ClientID); err != nil {
 		return err
 	}
@@ -152,23 +152,23 @@ func (e *Endpoint) buildClient(gc *GrantContext, ep *tokensource.Endpoint) (err 
 	}
 	switch method {
 	case "client_secret_basic":
-		ep.Auth = tokensource.ClientSecretBasic
+		ep.Auth = tokenendpoint.ClientSecretBasic
 	case "client_secret_post":
-		ep.Auth = tokensource.ClientSecretPost
+		ep.Auth = tokenendpoint.ClientSecretPost
 	case "client_secret_basic_raw":
-		ep.Auth = tokensource.ClientSecretBasicRaw
+		ep.Auth = tokenendpoint.ClientSecretBasicRaw
 	case "client_secret_query":
-		ep.Auth = tokensource.ClientSecretQuery
+		ep.Auth = tokenendpoint.ClientSecretQuery
 	case "none":
-		ep.Auth = tokensource.ClientNone
+		ep.Auth = tokenendpoint.ClientNone
 	case "header":
-		ep.Auth = tokensource.ClientSecretHeader(args[0], args[1])
+		ep.Auth = tokenendpoint.ClientSecretHeader(args[0], args[1])
 	case "template":
-		t, err := tokensource.ParseTemplate(args[0])
+		t, err := tokenendpoint.ParseTemplate(args[0])
 		if err != nil {
 			return e.Origin.errorf("client_auth", "%w", err)
 		}
-		ep.Auth = tokensource.ClientSecretTemplate(t)
+		ep.Auth = tokenendpoint.ClientSecretTemplate(t)
 	}
 	if method != "none" && (e.ClientID == "" || e.ClientSecret == "") {
 		return e.Origin.errorf("client_auth", "%s got no client_id and client_secret: expected both", method)
@@ -185,7 +185,7 @@ func checkClientAuth(method string, args []string) error {
 		return fmt.Errorf("%s: got %s after it: expected %d", method, counted(len(args), "word"), words)
 	}
 	if method == "template" {
-		t, err := tokensource.ParseTemplate(args[0])
+		t, err := tokenendpoint.ParseTemplate(args[0])
 		if err != nil {
 			return err
 		}
@@ -198,7 +198,7 @@ func checkClientAuth(method string, args []string) error {
 	return nil
 }
 
-func (e *Endpoint) buildParams(gc *GrantContext, ep *tokensource.Endpoint) error {
+func (e *Endpoint) buildParams(gc *GrantContext, ep *tokenendpoint.Endpoint) error {
 	for _, resource := range e.Resource {
 		value, err := gc.template(e.Origin, "resource", resource)
 		if err != nil {
@@ -207,7 +207,7 @@ func (e *Endpoint) buildParams(gc *GrantContext, ep *tokensource.Endpoint) error
 		if !absoluteURI(value) {
 			return e.Origin.errorf("resource "+resource, notAbsoluteURI+" (RFC 8707); a provider's other words go into param resource <value>")
 		}
-		ep.Params = append(ep.Params, tokensource.Param{Name: "resource", Value: value, Again: true})
+		ep.Params = append(ep.Params, tokenendpoint.Param{Name: "resource", Value: value, Again: true})
 	}
 	for _, p := range e.Params {
 		if p.Name == "" {
@@ -217,16 +217,16 @@ func (e *Endpoint) buildParams(gc *GrantContext, ep *tokensource.Endpoint) error
 		if err != nil {
 			return err
 		}
-		param := tokensource.Param{Name: p.Name, Value: value, Type: tokensource.ParamType(p.Type), Secret: strings.Contains(p.Value, "{")}
+		param := tokenendpoint.Param{Name: p.Name, Value: value, Type: tokenendpoint.ParamType(p.Type), Secret: strings.Contains(p.Value, "{")}
 		switch p.In {
 		case "":
 		case "query":
-			param.In = tokensource.ParamsQuery
+			param.In = tokenendpoint.ParamsQuery
 		case "body":
 			if e.Method == http.MethodGet {
 				return e.Origin.errorf("param "+p.Name, "a GET has no body: expected query")
 			}
-			param.In = tokensource.ParamsForm
+			param.In = tokenendpoint.ParamsForm
 		default:
 			return e.Origin.errorf("param "+p.Name, "in %q: expected query or body", p.In)
 		}
@@ -240,7 +240,7 @@ func (e *Endpoint) buildParams(gc *GrantContext, ep *tokensource.Endpoint) error
 	return nil
 }
 
-func (e *Endpoint) buildHeaders(gc *GrantContext, ep *tokensource.Endpoint) error {
+func (e *Endpoint) buildHeaders(gc *GrantContext, ep *tokenendpoint.Endpoint) error {
 	for _, h := range e.Headers {
 		if !validHeaderName(h.Name) {
 			return e.Origin.errorf("header "+h.Name, "not a header name")
@@ -249,17 +249,17 @@ func (e *Endpoint) buildHeaders(gc *GrantContext, ep *tokensource.Endpoint) erro
 		if err != nil {
 			return err
 		}
-		ep.Header = append(ep.Header, tokensource.HeaderField{Name: h.Name, Value: value})
+		ep.Header = append(ep.Header, tokenendpoint.HeaderField{Name: h.Name, Value: value})
 	}
 	return nil
 }
 
-func (e *Endpoint) buildResponse(_ *GrantContext, ep *tokensource.Endpoint) error {
+func (e *Endpoint) buildResponse(_ *GrantContext, ep *tokenendpoint.Endpoint) error {
 	r := e.Response
 	if r == nil {
 		return nil
 	}
-	if kind := tokensource.ExpiryKind(r.ExpiresKind); kind != "" && !tokensource.ValidExpiryKind(kind) {
+	if kind := tokenendpoint.ExpiryKind(r.ExpiresKind); kind != "" && !tokenendpoint.ValidExpiryKind(kind) {
 		return e.Origin.errorf("response", "expires_in kind %q: expected one of %s", r.ExpiresKind, expiryKinds())
 	}
 	switch r.Format {
@@ -270,10 +270,10 @@ func (e *Endpoint) buildResponse(_ *GrantContext, ep *tokensource.Endpoint) erro
 	if err := checkPredicates(slices.Concat(r.ErrorWhen, r.Transient, r.Permanent, r.Throttled)); err != nil {
 		return e.Origin.errorf("response", "%w", err)
 	}
-	ep.Response = tokensource.Response{
-		Format: tokensource.Format(r.Format), Status: r.Status,
+	ep.Response = tokenendpoint.ResponseOptions{
+		Format: tokenendpoint.Format(r.Format), Status: r.Status,
 		AccessToken: r.AccessToken, RefreshToken: r.RefreshToken,
-		ExpiryKind: tokensource.ExpiryKind(r.ExpiresKind),
+		ExpiryKind: tokenendpoint.ExpiryKind(r.ExpiresKind),
 		ErrorWhen:  r.ErrorWhen, Transient: r.Transient, Permanent: r.Permanent, Throttled: r.Throttled,
 	}
 	if r.ExpiresIn != "" {
@@ -283,8 +283,8 @@ func (e *Endpoint) buildResponse(_ *GrantContext, ep *tokensource.Endpoint) erro
 }
 
 // buildTransport makes the endpoint's own transport, if it has settings for
-// one. It keeps no connections, as tokensource.NewTransport explains.
-func (e *Endpoint) buildTransport(gc *GrantContext, ep *tokensource.Endpoint) error {
+// one. It keeps no connections, as tokenendpoint.NewTransport explains.
+func (e *Endpoint) buildTransport(gc *GrantContext, ep *tokenendpoint.Endpoint) error {
 	if e.Transport == nil {
 		return nil
 	}
@@ -324,15 +324,16 @@ func plainDialErrors(dial dialFunc) dialFunc {
 
 type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
 
-func (e *Endpoint) buildBearer(gc *GrantContext, ep *tokensource.Endpoint) (err error) {
+func (e *Endpoint) buildBearer(gc *GrantContext, ep *tokenendpoint.Endpoint) error {
 	if e.Bearer == "" {
 		return nil
 	}
-	ep.Bearer, err = gc.source(e.Bearer)
+	src, err := gc.source(e.Bearer)
 	if err != nil {
 		return e.Origin.errorf("bearer", "%w", err)
 	}
-	for _, name := range ep.Bearer.KeyNames() {
+	ep.Bearer = src.Authorizer()
+	for _, name := range src.KeyNames() {
 		if !slices.Contains(gc.keyNames, name) {
 			return e.Origin.errorf("bearer", "token_source %s has the key %q: expected this one to have it too", e.Bearer, name)
 		}

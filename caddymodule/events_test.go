@@ -15,7 +15,7 @@ import (
 	"go.uber.org/zap"
 	logs "go.uber.org/zap/zaptest/observer"
 
-	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // TestEventsDoNotBlock: a handler that hangs holds nobody up, and what does not
@@ -125,7 +125,7 @@ func TestEventData(t *testing.T) {
 		q := newEventQueue(t.Context(), zap.NewNop(), func(name string, data map[string]any) { got = append(got, name+" "+fmt.Sprint(data)) })
 		q.open()
 		o := eventObserver{newObserver(&tracing{}), q}
-		o.Lost("api", "0a1b", fmt.Errorf("it: %w", &tokensource.EndpointError{Code: "invalid_grant", Err: errors.New("canary")}))
+		o.Lost("api", "0a1b", fmt.Errorf("it: %w", &tokenendpoint.Error{Code: "invalid_grant", Err: errors.New("canary")}))
 		o.Store("api", errors.New("canary"))
 		o.Store("api", nil)
 		synctest.Wait()

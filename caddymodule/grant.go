@@ -7,6 +7,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // Grant is a module in the namespace token_sources.grants: a way to obtain
@@ -31,7 +32,7 @@ type GrantContext struct {
 }
 
 // template resolves the placeholders in an option's text.
-func (gc *GrantContext) template(o *Origin, option, text string) (tokensource.Template, error) {
+func (gc *GrantContext) template(o *Origin, option, text string) (tokenendpoint.Template, error) {
 	t, err := gc.resolver.template(text)
 	if err != nil {
 		return t, o.errorf(option, "%w", err)
@@ -40,17 +41,17 @@ func (gc *GrantContext) template(o *Origin, option, text string) (tokensource.Te
 }
 
 // secret resolves an option's text that must be whole by now.
-func (gc *GrantContext) secret(o *Origin, option, text string) (tokensource.Secret, error) {
+func (gc *GrantContext) secret(o *Origin, option, text string) (tokenendpoint.Secret, error) {
 	s, err := gc.resolver.plain(text)
 	if err != nil {
-		return tokensource.Secret{}, o.errorf(option, "%w", err)
+		return tokenendpoint.Secret{}, o.errorf(option, "%w", err)
 	}
-	return tokensource.NewSecret(s), nil
+	return tokenendpoint.NewSecret(s), nil
 }
 
 // grant puts a grant's pieces together: its endpoint, its own parameters, and
 // the endpoint that refreshes, which is the refresh block's or else the same.
-func (gc *GrantContext) grant(name string, e *Endpoint, params []tokensource.Param) (*tokensource.EndpointGrant, error) {
+func (gc *GrantContext) grant(name string, e *Endpoint, params []tokenendpoint.Param) (*tokensource.EndpointGrant, error) {
 	ep, err := e.build(gc)
 	if err != nil {
 		return nil, err
@@ -61,7 +62,7 @@ func (gc *GrantContext) grant(name string, e *Endpoint, params []tokensource.Par
 		if err != nil {
 			return nil, err
 		}
-		g.Params = append(g.Params, tokensource.Param{Name: "scope", Value: scope})
+		g.Params = append(g.Params, tokenendpoint.Param{Name: "scope", Value: scope})
 	}
 	refresh := e.refreshing()
 	if gc.Refresh != nil {
@@ -86,8 +87,8 @@ func (e *Endpoint) refreshing() *Endpoint {
 	return &out
 }
 
-func grantType(name string) tokensource.Param {
-	return tokensource.Param{Name: "grant_type", Value: tokensource.Literal(name)}
+func grantType(name string) tokenendpoint.Param {
+	return tokenendpoint.Param{Name: "grant_type", Value: tokenendpoint.Literal(name)}
 }
 
 const requestGrant = "request"

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 func init() {
@@ -34,7 +35,7 @@ func (ClientCredentials) CaddyModule() caddy.ModuleInfo {
 // TokenGrant implements [Grant].
 func (g *ClientCredentials) TokenGrant(gc *GrantContext) (tokensource.Grant, error) {
 	const name = "client_credentials"
-	return gc.grant(name, &g.Endpoint, []tokensource.Param{grantType(name)})
+	return gc.grant(name, &g.Endpoint, []tokenendpoint.Param{grantType(name)})
 }
 
 // Password obtains a token for a user's name and password (RFC 6749, section
@@ -69,7 +70,7 @@ func (g *Password) TokenGrant(gc *GrantContext) (tokensource.Grant, error) {
 	if err != nil {
 		return nil, err
 	}
-	grant, err := gc.grant(name, &g.Endpoint, []tokensource.Param{
+	grant, err := gc.grant(name, &g.Endpoint, []tokenendpoint.Param{
 		grantType(name),
 		{Name: "username", Value: username},
 		{Name: "password", Value: password, Secret: true},
@@ -114,7 +115,7 @@ func (g *AuthorizationCode) TokenGrant(gc *GrantContext) (tokensource.Grant, err
 	if g.RedirectURI != "" && !absoluteURI(redirectURI) {
 		return nil, g.Origin.errorf("redirect_uri", notAbsoluteURI+" (RFC 6749, section 3.1.2)")
 	}
-	grant, err := gc.grant(name, &g.Endpoint, []tokensource.Param{grantType(name)})
+	grant, err := gc.grant(name, &g.Endpoint, []tokenendpoint.Param{grantType(name)})
 	if err != nil {
 		return nil, err
 	}
@@ -150,7 +151,7 @@ func (g *AuthorizationCode) authorization(gc *GrantContext) (*authorization, boo
 	if values["redirect_uri"] == "" || values["client_id"] == "" {
 		return nil, false, g.Origin.errorf("auth_url", "got no redirect_uri and client_id with it: expected both")
 	}
-	if err := checkURL(g.Origin, "auth_url", tokensource.Literal(values["auth_url"]), g.AllowHTTP); err != nil {
+	if err := checkURL(g.Origin, "auth_url", tokenendpoint.Literal(values["auth_url"]), g.AllowHTTP); err != nil {
 		return nil, false, err
 	}
 	a := &authorization{issuer: issuer, config: oauth2.Config{

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // Injection is one thing that is put into a request. Exactly one of Header,
@@ -56,7 +57,7 @@ type injector struct {
 
 type injected struct {
 	Injection
-	value tokensource.Template
+	value tokenendpoint.Template
 }
 
 const headerAuthorization = "Authorization"
@@ -103,7 +104,7 @@ func resolveInjection(in Injection, keyNames []string) (injected, error) {
 		return injected{}, fmt.Errorf("%s belongs to the connection: expected another header", in.Header)
 	}
 	r := resolver{repl: caddy.NewReplacer(), keyNames: keyNames}
-	t, err := tokensource.ParseTemplate(in.Value)
+	t, err := tokenendpoint.ParseTemplate(in.Value)
 	if err != nil {
 		return injected{}, err
 	}

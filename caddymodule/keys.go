@@ -9,12 +9,13 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // keyReader reads a source's key from requests.
 type keyReader struct {
 	names   []string
-	values  []tokensource.Template
+	values  []tokenendpoint.Template
 	headers []string // that the key is read from
 }
 
@@ -27,7 +28,7 @@ const (
 func newKeyReader(parts []KeyPart) (keyReader, error) {
 	var kr keyReader
 	for _, part := range parts {
-		t, err := tokensource.ParseTemplate(part.Value)
+		t, err := tokenendpoint.ParseTemplate(part.Value)
 		if err != nil {
 			return kr, fmt.Errorf("%s: %w", part.Name, err)
 		}

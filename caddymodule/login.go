@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 func init() {
@@ -194,7 +195,7 @@ func (tl *TokenLogin) callback(w http.ResponseWriter, r *http.Request) error {
 		return loginPage(w, http.StatusForbidden, "The provider did not agree", "Nothing was changed. Go back to the app to try again.")
 	}
 	_, err = tl.source.Exchange(r.Context(), l.key, tokensource.Code{
-		Code: tokensource.NewSecret(q.Get("code")), Verifier: tokensource.NewSecret(l.verifier),
+		Code: tokenendpoint.NewSecret(q.Get("code")), Verifier: tokenendpoint.NewSecret(l.verifier),
 	})
 	tl.report(loginCallback, err)
 	switch {

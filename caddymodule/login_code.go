@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // code takes a code that the app received.
@@ -38,9 +39,9 @@ const maxCodeForm = 16 << 10
 // readCode reads the form. A provider's redirect may carry a code and an
 // error at once (MondiaPay's do): an app that hands over all of it must not
 // see the code of a failed purchase spent.
-func readCode(w http.ResponseWriter, r *http.Request) (tokensource.Secret, *problem) {
-	bad := func(detail string) (tokensource.Secret, *problem) {
-		return tokensource.Secret{}, &problem{name: problemBadRequest, status: http.StatusBadRequest, detail: detail}
+func readCode(w http.ResponseWriter, r *http.Request) (tokenendpoint.Secret, *problem) {
+	bad := func(detail string) (tokenendpoint.Secret, *problem) {
+		return tokenendpoint.Secret{}, &problem{name: problemBadRequest, status: http.StatusBadRequest, detail: detail}
 	}
 	if mediaType, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); mediaType != "application/x-www-form-urlencoded" {
 		return bad("expected Content-Type application/x-www-form-urlencoded with the field code")
@@ -54,7 +55,7 @@ func readCode(w http.ResponseWriter, r *http.Request) (tokensource.Secret, *prob
 		return bad("the form is not well-formed")
 	}
 	if form.Has("error") {
-		return tokensource.Secret{}, &problem{
+		return tokenendpoint.Secret{}, &problem{
 			name: problemCodeRefused, status: http.StatusUnprocessableEntity,
 			detail: "the provider's redirect carried an error; its code was not sent",
 		}
@@ -62,7 +63,7 @@ func readCode(w http.ResponseWriter, r *http.Request) (tokensource.Secret, *prob
 	if codes := form["code"]; len(codes) != 1 || codes[0] == "" {
 		return bad("expected the field code, once")
 	}
-	return tokensource.NewSecret(form.Get("code")), nil
+	return tokenendpoint.NewSecret(form.Get("code")), nil
 }
 
 func writeAuthorized(w http.ResponseWriter, source string, token *tokensource.Token) error {

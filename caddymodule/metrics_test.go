@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // loadedMetrics is what a config that has been loaded exposes.
@@ -100,8 +101,8 @@ func TestMetricsLabelsClosed(t *testing.T) {
 	observe := newObserver(&tracing{})
 	for _, err := range []error{
 		nil, context.Canceled, context.DeadlineExceeded, tokensource.ErrClosed,
-		&tokensource.EndpointError{Host: "idp.example", Code: "a-code", Class: tokensource.Permanent},
-		&tokensource.EndpointError{Host: "idp.example", Class: tokensource.Throttled},
+		&tokenendpoint.Error{Host: "idp.example", Code: "a-code", Class: tokenendpoint.Permanent},
+		&tokenendpoint.Error{Host: "idp.example", Class: tokenendpoint.Throttled},
 	} {
 		_, done := observe.Renewing(t.Context(), t.Context(), tokensource.Renewal{Source: source})
 		done(tokensource.Outcome{Err: err})

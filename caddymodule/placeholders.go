@@ -13,7 +13,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
-	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // resolver turns configured text into templates. It reads the environment and
@@ -31,8 +31,8 @@ const requestPlaceholderHelp = "requests are read by `key` alone: write `key NAM
 
 // template resolves {env.*}, {file.*} and Caddy's other global placeholders
 // in text. {key.NAME} stays, if there is such a key.
-func (r *resolver) template(text string) (tokensource.Template, error) {
-	t, err := tokensource.ParseTemplate(text)
+func (r *resolver) template(text string) (tokenendpoint.Template, error) {
+	t, err := tokenendpoint.ParseTemplate(text)
 	if err != nil {
 		return t, err
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // grants issues tokens without a network.
@@ -15,8 +16,8 @@ type grants struct{ tokensource.EndpointGrant }
 
 func (grants) Identity() []string { return nil }
 
-func (grants) Token(context.Context, tokensource.Vars) (*tokensource.Answer, error) {
-	return &tokensource.Answer{AccessToken: tokensource.NewSecret("tok"), Lifetime: time.Hour}, nil
+func (grants) Token(context.Context, tokensource.Vars) (*tokenendpoint.Response, error) {
+	return &tokenendpoint.Response{AccessToken: tokenendpoint.NewSecret("tok"), Lifetime: time.Hour}, nil
 }
 
 func pooled(t *testing.T) *pooledSource {
@@ -123,7 +124,7 @@ func codeToken(t *testing.T) *tokensource.Token {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tok, err := src.Exchange(t.Context(), tokensource.Key{}, tokensource.Code{Code: tokensource.NewSecret("c")})
+	tok, err := src.Exchange(t.Context(), tokensource.Key{}, tokensource.Code{Code: tokenendpoint.NewSecret("c")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,6 +133,6 @@ func codeToken(t *testing.T) *tokensource.Token {
 
 type codeGrants struct{ grants }
 
-func (codeGrants) Exchange(context.Context, tokensource.Vars, tokensource.Code) (*tokensource.Answer, error) {
-	return &tokensource.Answer{AccessToken: tokensource.NewSecret("new"), RefreshToken: tokensource.NewSecret("r"), Lifetime: time.Hour}, nil
+func (codeGrants) Exchange(context.Context, tokensource.Vars, tokensource.Code) (*tokenendpoint.Response, error) {
+	return &tokenendpoint.Response{AccessToken: tokenendpoint.NewSecret("new"), RefreshToken: tokenendpoint.NewSecret("r"), Lifetime: time.Hour}, nil
 }

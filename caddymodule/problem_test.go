@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // details are the members of a problem answer (RFC 9457).
@@ -50,8 +51,8 @@ func checkProblem(t *testing.T, status int, h http.Header, body io.Reader) detai
 	return d
 }
 
-func endpointError(class tokensource.Class, after time.Duration) error {
-	return fmt.Errorf("renewing: %w", &tokensource.EndpointError{
+func endpointError(class tokenendpoint.Class, after time.Duration) error {
+	return fmt.Errorf("renewing: %w", &tokenendpoint.Error{
 		Call: "client_credentials", Host: "idp.example", Status: 400, Code: "a-code", Class: class, RetryAfter: after,
 	})
 }
@@ -74,25 +75,25 @@ func TestProblems(t *testing.T) {
 	}{
 		"a person must authorize": {src.problemOf(tokensource.ErrAuthorizationRequired, nil), 403, "authorization-required", ""},
 		"a person, though refused": {
-			src.problemOf(fmt.Errorf("%w: %w", tokensource.ErrAuthorizationRequired, endpointError(tokensource.Permanent, 0)), nil),
+			src.problemOf(fmt.Errorf("%w: %w", tokensource.ErrAuthorizationRequired, endpointError(tokenendpoint.Permanent, 0)), nil),
 			403, "authorization-required", "",
 		},
 		"a person, and the breaker": {
 			src.problemOf(fmt.Errorf("%w: %w", tokensource.ErrAuthorizationRequired, breakerOpen), nil),
 			403, "authorization-required", "",
 		},
-		"endpoint down":               {src.problemOf(endpointError(tokensource.Transient, 0), nil), 503, "token-unavailable", "1"},
-		"endpoint throttles":          {src.problemOf(endpointError(tokensource.Throttled, 7*time.Second), nil), 503, "token-unavailable", "7"},
-		"endpoint throttles for days": {src.problemOf(endpointError(tokensource.Throttled, 1e9*time.Second), nil), 503, "token-unavailable", "300"},
-		"endpoint throttles a bit":    {src.problemOf(endpointError(tokensource.Throttled, 1200*time.Millisecond), nil), 503, "token-unavailable", "2"},
+		"endpoint down":               {src.problemOf(endpointError(tokenendpoint.Transient, 0), nil), 503, "token-unavailable", "1"},
+		"endpoint throttles":          {src.problemOf(endpointError(tokenendpoint.Throttled, 7*time.Second), nil), 503, "token-unavailable", "7"},
+		"endpoint throttles for days": {src.problemOf(endpointError(tokenendpoint.Throttled, 1e9*time.Second), nil), 503, "token-unavailable", "300"},
+		"endpoint throttles a bit":    {src.problemOf(endpointError(tokenendpoint.Throttled, 1200*time.Millisecond), nil), 503, "token-unavailable", "2"},
 		"store down":                  {src.problemOf(fmt.Errorf("x: %w", tokensource.ErrUnavailable), nil), 503, "token-unavailable", "1"},
 		"source closed":               {src.problemOf(tokensource.ErrClosed, nil), 503, "token-unavailable", "1"},
 		"request's own deadline":      {src.problemOf(context.DeadlineExceeded, nil), 503, "token-unavailable", "1"},
 		"something unheard of":        {src.problemOf(errors.New("x"), nil), 503, "token-unavailable", "1"},
-		"endpoint refuses for good":   {src.problemOf(endpointError(tokensource.Permanent, time.Minute), nil), 502, "token-refused", ""},
+		"endpoint refuses for good":   {src.problemOf(endpointError(tokenendpoint.Permanent, time.Minute), nil), 502, "token-refused", ""},
 		"breaker open":                {src.problemOf(breakerOpen, nil), 503, "breaker-open", "20"},
 		"code refused": {
-			src.problemOf(fmt.Errorf("%w: %w", tokensource.ErrCodeRefused, endpointError(tokensource.Permanent, time.Minute)), nil),
+			src.problemOf(fmt.Errorf("%w: %w", tokensource.ErrCodeRefused, endpointError(tokenendpoint.Permanent, time.Minute)), nil),
 			422, "code-refused", "",
 		},
 		"key missing":    {keyMissing(&keyError{"user", "the request has no value for it"}), 400, "key-missing", ""},

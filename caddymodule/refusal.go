@@ -12,7 +12,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // AuthFailure says which of the API's answers mean that it refuses the token,
@@ -20,16 +20,16 @@ import (
 // business matters too, and a renewal would not mend those.
 type AuthFailure struct {
 	// One of these makes it a refusal. Default: status 401.
-	Any []tokensource.Predicate `json:"any,omitempty"`
+	Any []tokenendpoint.Matcher `json:"any,omitempty"`
 	// But none of these may hold. A scope that the token lacks
 	// (WWW-Authenticate with insufficient_scope, RFC 6750, section 3.1) is
 	// always excepted.
-	Except []tokensource.Predicate `json:"except,omitempty"`
+	Except []tokenendpoint.Matcher `json:"except,omitempty"`
 }
 
 // refusal decides whether an answer is the API's refusal of the token.
 type refusal struct {
-	any, except []tokensource.Predicate
+	any, except []tokenendpoint.Matcher
 	// looksInside: a predicate is about the JSON body.
 	looksInside bool
 	// statuses, where only those matter before the exclusions: the common case
@@ -41,7 +41,7 @@ type refusal struct {
 const peekLimit = 64 << 10
 
 func newRefusal(af *AuthFailure) (refusal, error) {
-	r := refusal{except: []tokensource.Predicate{
+	r := refusal{except: []tokenendpoint.Matcher{
 		{Header: "Www-Authenticate", Values: []string{"*insufficient_scope*"}},
 	}}
 	if af != nil {
@@ -49,7 +49,7 @@ func newRefusal(af *AuthFailure) (refusal, error) {
 		r.except = append(r.except, af.Except...)
 	}
 	if len(r.any) == 0 {
-		r.any = []tokensource.Predicate{{Status: []int{http.StatusUnauthorized}}}
+		r.any = []tokenendpoint.Matcher{{Status: []int{http.StatusUnauthorized}}}
 	}
 	if err := checkPredicates(slices.Concat(r.any, r.except)); err != nil {
 		return r, err
@@ -68,7 +68,7 @@ func newRefusal(af *AuthFailure) (refusal, error) {
 }
 
 // checkPredicates sees to it that each says one thing.
-func checkPredicates(ps []tokensource.Predicate) error {
+func checkPredicates(ps []tokenendpoint.Matcher) error {
 	for _, p := range ps {
 		said := 0
 		for _, has := range []bool{len(p.Status) > 0, p.Header != "", p.JSON != ""} {
@@ -117,8 +117,8 @@ func (r *refusal) matches(res *http.Response) (bool, error) {
 			return false, fmt.Errorf("reading the API's answer: %w", err)
 		}
 	}
-	return tokensource.AnyMatches(r.any, res.StatusCode, res.Header, doc) &&
-		!tokensource.AnyMatches(r.except, res.StatusCode, res.Header, doc), nil
+	return tokenendpoint.AnyMatches(r.any, res.StatusCode, res.Header, doc) &&
+		!tokenendpoint.AnyMatches(r.except, res.StatusCode, res.Header, doc), nil
 }
 
 func isJSON(h http.Header) bool {
@@ -143,7 +143,7 @@ func peek(res *http.Response) (any, error) {
 			plain = io.LimitReader(z, peekLimit)
 		}
 	}
-	doc := tokensource.DecodeFirstJSON(plain)
+	doc := tokenendpoint.DecodeFirstJSON(plain)
 	res.Body = &rejoined{Reader: io.MultiReader(bytes.NewReader(head.Bytes()), res.Body), Closer: res.Body}
 	return doc, body.err
 }

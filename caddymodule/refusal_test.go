@@ -10,7 +10,7 @@ import (
 	"testing"
 	"testing/iotest"
 
-	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 func mustRefusal(t *testing.T, af *AuthFailure) *refusal {
@@ -50,14 +50,14 @@ const (
 
 // TestRefusal is the table of what counts as the API's refusal of a token.
 func TestRefusal(t *testing.T) {
-	status := func(codes ...int) tokensource.Predicate { return tokensource.Predicate{Status: codes} }
-	inJSON := func(path string, values ...string) tokensource.Predicate {
-		return tokensource.Predicate{JSON: path, Values: values}
+	status := func(codes ...int) tokenendpoint.Matcher { return tokenendpoint.Matcher{Status: codes} }
+	inJSON := func(path string, values ...string) tokenendpoint.Matcher {
+		return tokenendpoint.Matcher{JSON: path, Values: values}
 	}
-	inHeader := func(name string, values ...string) tokensource.Predicate {
-		return tokensource.Predicate{Header: name, Values: values}
+	inHeader := func(name string, values ...string) tokenendpoint.Matcher {
+		return tokenendpoint.Matcher{Header: name, Values: values}
 	}
-	type list = []tokensource.Predicate
+	type list = []tokenendpoint.Matcher
 	byCode := &AuthFailure{Any: list{status(401), inJSON("error.code", "190", "102")}}
 	mondiaPay := &AuthFailure{Any: list{status(401, 403)}, Except: list{inJSON("error", "INCORRECT_OTP", "EXPIRED_OTP")}}
 	for name, c := range map[string]struct {
@@ -125,7 +125,7 @@ func (c *measured) Read(p []byte) (int, error) {
 // TestRefusalLooksNoFurther: a long answer is looked into no more than
 // peekLimit, also when it is compressed, and reaches the app whole.
 func TestRefusalLooksNoFurther(t *testing.T) {
-	af := &AuthFailure{Any: []tokensource.Predicate{{JSON: "error"}}}
+	af := &AuthFailure{Any: []tokenendpoint.Matcher{{JSON: "error"}}}
 	long := `{"pad": "` + strings.Repeat("x", 1<<20) + `", "error": 1}`
 	for name, c := range map[string]struct{ body, encoding string }{
 		"plain": {long, ""}, "gzip": {gzipped(t, long), "gzip"},
@@ -152,7 +152,7 @@ func TestRefusalLooksNoFurther(t *testing.T) {
 // TestRefusalLeavesStreamsAlone: what is no JSON is not read at all, nor is a
 // connection that was switched to another protocol.
 func TestRefusalLeavesStreamsAlone(t *testing.T) {
-	af := &AuthFailure{Any: []tokensource.Predicate{{JSON: "error"}}}
+	af := &AuthFailure{Any: []tokenendpoint.Matcher{{JSON: "error"}}}
 	for name, res := range map[string]*http.Response{
 		"events":   answered(200, "", jsonType, "text/event-stream"),
 		"upgrade":  answered(101, "", jsonType, application),
@@ -169,7 +169,7 @@ func TestRefusalLeavesStreamsAlone(t *testing.T) {
 	// nor is any answer whose status decides
 	res := answered(200, "", jsonType, application)
 	res.Body = io.NopCloser(iotest.ErrReader(errors.New("was read")))
-	mondiaPay := &AuthFailure{Any: []tokensource.Predicate{{Status: []int{401}}}, Except: []tokensource.Predicate{{JSON: "error"}}}
+	mondiaPay := &AuthFailure{Any: []tokenendpoint.Matcher{{Status: []int{401}}}, Except: []tokenendpoint.Matcher{{JSON: "error"}}}
 	if refused, err := mustRefusal(t, mondiaPay).matches(res); refused || err != nil {
 		t.Errorf("a good answer was read: %v, %v", refused, err)
 	}
@@ -180,12 +180,12 @@ func TestRefusalLeavesStreamsAlone(t *testing.T) {
 func TestRefusalEncoding(t *testing.T) {
 	t.Run("gzip that is not taken", func(t *testing.T) {
 		out := &http.Request{Header: http.Header{"Accept-Encoding": {"br, gzip;q=0"}}}
-		mustRefusal(t, &AuthFailure{Any: []tokensource.Predicate{{JSON: "error"}}}).prepare(out)
+		mustRefusal(t, &AuthFailure{Any: []tokenendpoint.Matcher{{JSON: "error"}}}).prepare(out)
 		if got := out.Header.Get("Accept-Encoding"); got != "identity" {
 			t.Errorf("asked for %q", got)
 		}
 	})
-	inside := &AuthFailure{Any: []tokensource.Predicate{{JSON: "error"}}}
+	inside := &AuthFailure{Any: []tokenendpoint.Matcher{{JSON: "error"}}}
 	for accepted, want := range map[string]string{
 		"gzip, deflate, br, zstd": "gzip",
 		"br":                      "identity",

@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/certmagic"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 func init() {
@@ -41,7 +42,7 @@ type TokenStorage struct {
 	// Where the Caddyfile says it.
 	Origin *Origin `json:"origin,omitempty"`
 
-	keys []tokensource.Secret
+	keys []tokenendpoint.Secret
 }
 
 // Store is a module in the namespace token_sources.stores: a place for tokens,
@@ -133,10 +134,10 @@ func (s *TokenStorage) readKeys() error {
 		if err != nil {
 			return s.Origin.errorf("storage_key", "key %d: %w", i+1, err)
 		}
-		if slices.ContainsFunc(s.keys, func(k tokensource.Secret) bool { return k.Reveal() == key }) {
+		if slices.ContainsFunc(s.keys, func(k tokenendpoint.Secret) bool { return k.Reveal() == key }) {
 			return s.Origin.errorf("storage_key", "key %d: given twice: expected a key of its own", i+1)
 		}
-		s.keys = append(s.keys, tokensource.NewSecret(key))
+		s.keys = append(s.keys, tokenendpoint.NewSecret(key))
 	}
 	return nil
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
 	"github.com/caddy-bearer/caddy-bearer/tokensource/redisstore"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 func init() {
@@ -140,7 +141,7 @@ func (rs *RedisStore) TokenStore(caddy.Context) (tokensource.Store, error) {
 			return nil, rs.Origin.errorf(option, "%w", err)
 		}
 	}
-	cfg.Password = tokensource.NewSecret(password)
+	cfg.Password = tokenendpoint.NewSecret(password)
 	store, err := redisstore.New(cfg)
 	if err != nil {
 		return nil, rs.Origin.errorf("", "store redis: %w", err)

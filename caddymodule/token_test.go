@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // fakeEndpoint is a token endpoint without sockets.
@@ -26,8 +27,8 @@ func (f fakeEndpoint) RoundTrip(req *http.Request) (*http.Response, error) {
 func testGrant(f fakeEndpoint) *tokensource.EndpointGrant {
 	return &tokensource.EndpointGrant{
 		Name: "client_credentials",
-		Endpoint: &tokensource.Endpoint{
-			URL: tokensource.Literal("https://idp.example/token"), Auth: tokensource.ClientNone, Transport: f,
+		Endpoint: &tokenendpoint.Endpoint{
+			URL: tokenendpoint.Literal("https://idp.example/token"), Auth: tokenendpoint.ClientNone, Transport: f,
 		},
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/caddy-bearer/caddy-bearer/caddymodule"
 	"github.com/caddy-bearer/caddy-bearer/tests/provider"
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // TestFault26HangingProbe: the one call that a half-open breaker lets through gets no answer. Its caller gives up, or
@@ -144,18 +145,18 @@ func (p *panicking) TokenGrant(*caddymodule.GrantContext) (tokensource.Grant, er
 
 type panickingGrant struct{ secret string }
 
-func (panickingGrant) Type() string             { return "test_panicking" }
-func (panickingGrant) Identity() []string       { return nil }
-func (panickingGrant) CanRefresh() bool         { return false }
-func (panickingGrant) Seed() tokensource.Secret { return tokensource.Secret{} }
-func (panickingGrant) NeedsPerson() bool        { return false }
-func (panickingGrant) SameEndpoint() bool       { return true }
+func (panickingGrant) Type() string               { return "test_panicking" }
+func (panickingGrant) Identity() []string         { return nil }
+func (panickingGrant) CanRefresh() bool           { return false }
+func (panickingGrant) Seed() tokenendpoint.Secret { return tokenendpoint.Secret{} }
+func (panickingGrant) NeedsPerson() bool          { return false }
+func (panickingGrant) SameEndpoint() bool         { return true }
 
-func (g panickingGrant) Token(context.Context, tokensource.Vars) (*tokensource.Answer, error) {
+func (g panickingGrant) Token(context.Context, tokensource.Vars) (*tokenendpoint.Response, error) {
 	panic(errors.New("it happened with " + g.secret))
 }
 
-func (g panickingGrant) Refresh(context.Context, tokensource.Vars, tokensource.Secret) (*tokensource.Answer, error) {
+func (g panickingGrant) Refresh(context.Context, tokensource.Vars, tokenendpoint.Secret) (*tokenendpoint.Response, error) {
 	panic(g.secret)
 }
 

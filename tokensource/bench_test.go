@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/internal/wiretest"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 func BenchmarkTokenFresh(b *testing.B) {
@@ -118,19 +120,19 @@ func (r reply) RoundTrip(*http.Request) (*http.Response, error) {
 	if r.body == "" {
 		return nil, context.Canceled
 	}
-	return respond(200, "text/plain", r.body), nil
+	return wiretest.Respond(200, "text/plain", r.body), nil
 }
 
 func BenchmarkEndpointEncode(b *testing.B) {
-	for _, in := range []tokensource.ParamsIn{tokensource.ParamsForm, tokensource.ParamsJSON, tokensource.ParamsQuery} {
+	for _, in := range []tokenendpoint.ParamsIn{tokenendpoint.ParamsForm, tokenendpoint.ParamsJSON, tokenendpoint.ParamsQuery} {
 		b.Run(string(in), func(b *testing.B) {
-			ep := endpoint(reply{})
-			ep.ParamsIn, ep.Auth = in, tokensource.ClientSecretPost
-			ep.Client = tokensource.Client{ID: lit("id"), Secret: lit("secret")}
-			params := []tokensource.Param{param("grant_type", "refresh_token"), param("refresh_token", "a-refresh-token-of-usual-size")}
+			ep := wiretest.Endpoint(reply{})
+			ep.ParamsIn, ep.Auth = in, tokenendpoint.ClientSecretPost
+			ep.Client = tokenendpoint.Client{ID: wiretest.Literal("id"), Secret: wiretest.Literal("secret")}
+			params := []tokenendpoint.Param{wiretest.Param("grant_type", "refresh_token"), wiretest.Param("refresh_token", "a-refresh-token-of-usual-size")}
 			b.ReportAllocs()
 			for b.Loop() {
-				_, _ = ep.Call(context.Background(), "refresh_token", params, tokensource.Vars{})
+				_, _ = ep.Call(context.Background(), "refresh_token", params, nil)
 			}
 		})
 	}
@@ -142,10 +144,10 @@ func BenchmarkAnswerDecode(b *testing.B) {
 		"form": "access_token=an-access-token-of-usual-size&token_type=bearer&expires_in=3599&scope=a",
 	} {
 		b.Run(name, func(b *testing.B) {
-			ep := endpoint(reply{body})
+			ep := wiretest.Endpoint(reply{body})
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := ep.Call(context.Background(), "x", nil, tokensource.Vars{}); err != nil {
+				if _, err := ep.Call(context.Background(), "x", nil, nil); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // keys makes many keys, so that no key's own back-off stands before the
@@ -25,7 +26,7 @@ func TestBreakerOfTheEndpoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var down atomic.Bool
 		down.Store(true)
-		g := &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokensource.Answer, error) {
+		g := &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokenendpoint.Response, error) {
 			if down.Load() {
 				return nil, status(500)
 			}
@@ -71,18 +72,18 @@ func TestWhatTheBreakerCounts(t *testing.T) {
 		opens   bool
 	}{
 		"500":             {status(500), true},
-		"no answer":       {&tokensource.EndpointError{Host: "idp"}, true},
+		"no answer":       {&tokenendpoint.Error{Host: "idp"}, true},
 		"invalid_client":  {refusal("invalid_client"), true},
 		"invalid_grant":   {refusal("invalid_grant"), false},
 		"throttled":       {throttle(0), false},
 		"not an endpoint": {errors.New("settings"), false},
-		"a 401 that does not say which": {&tokensource.EndpointError{
-			Status: 401, Class: tokensource.Permanent,
+		"a 401 that does not say which": {&tokenendpoint.Error{
+			Status: 401, Class: tokenendpoint.Permanent,
 		}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				g := &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokensource.Answer, error) { return nil, c.failure }}
+				g := &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokenendpoint.Response, error) { return nil, c.failure }}
 				s := newSource(t, tokensource.Config{Grant: g, KeyNames: []string{"user"}, Patience: -1})
 				for _, k := range keys(20) {
 					_, _ = s.Token(context.Background(), k)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // FAULTS row 38: what is in flight is finished and written, then it ends.
@@ -61,7 +62,7 @@ func TestCloseWithADeadline(t *testing.T) {
 func TestCloseWritesWhatHasArrived(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := newMemStore()
-		g := &fakeGrant{onToken: func(ctx context.Context, _ int, _ tokensource.Vars) (*tokensource.Answer, error) {
+		g := &fakeGrant{onToken: func(ctx context.Context, _ int, _ tokensource.Vars) (*tokenendpoint.Response, error) {
 			<-ctx.Done()
 			return answer("tok", "rotated", time.Hour), nil
 		}}
@@ -122,19 +123,19 @@ func TestNoCallBeginsAtTheEnd(t *testing.T) {
 		shared := newMemStore()
 		var sentAfter time.Duration
 		var closedAt time.Time
-		ga := &fakeGrant{person: true, seed: "r0", onRefresh: func(context.Context, int, string) (*tokensource.Answer, error) {
+		ga := &fakeGrant{person: true, seed: "r0", onRefresh: func(context.Context, int, string) (*tokenendpoint.Response, error) {
 			time.Sleep(14 * time.Second)
 			return nil, status(503)
 		}}
 		var cutOff bool
-		gb := &fakeGrant{person: true, seed: "r0", onRefresh: func(ctx context.Context, _ int, r string) (*tokensource.Answer, error) {
+		gb := &fakeGrant{person: true, seed: "r0", onRefresh: func(ctx context.Context, _ int, r string) (*tokenendpoint.Response, error) {
 			sentAfter = time.Since(closedAt)
 			select {
 			case <-time.After(3 * time.Second):
 				return answer("t", "r1", time.Hour), nil
 			case <-ctx.Done():
 				cutOff = true
-				return nil, &tokensource.EndpointError{Host: "idp", Sent: true, Err: ctx.Err()}
+				return nil, &tokenendpoint.Error{Host: "idp", Sent: true, Err: ctx.Err()}
 			}
 		}}
 		a := openSource(t, tokensource.Config{Grant: ga, Store: shared, Patience: -1})

@@ -13,7 +13,7 @@
 //
 // How a token is obtained is a [Grant]. [EndpointGrant] speaks to a token
 // endpoint as RFC 6749 describes it and in the dialects that real providers
-// have instead; its request and answer are read and written by [Endpoint].
+// have instead; its request and answer are read and written by [tokenendpoint.Endpoint].
 //
 // The package knows nothing of Caddy: [Source.TokenSource] is a
 // golang.org/x/oauth2 TokenSource for any Go program.

@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // The oldest entries may not go. Those behind them may, and must: strangers'
@@ -37,15 +39,15 @@ type slowGrant struct {
 	issue chan struct{}
 }
 
-func (g slowGrant) Type() string       { return "slow" }
-func (g slowGrant) Identity() []string { return nil }
-func (g slowGrant) Seed() Secret       { return Secret{} }
-func (g slowGrant) NeedsPerson() bool  { return false }
-func (g slowGrant) CanRefresh() bool   { return false }
+func (g slowGrant) Type() string               { return "slow" }
+func (g slowGrant) Identity() []string         { return nil }
+func (g slowGrant) Seed() tokenendpoint.Secret { return tokenendpoint.Secret{} }
+func (g slowGrant) NeedsPerson() bool          { return false }
+func (g slowGrant) CanRefresh() bool           { return false }
 
-func (g slowGrant) Token(context.Context, Vars) (*Answer, error) {
+func (g slowGrant) Token(context.Context, Vars) (*tokenendpoint.Response, error) {
 	<-g.issue
-	return &Answer{AccessToken: NewSecret("tok"), Lifetime: time.Hour}, nil
+	return &tokenendpoint.Response{AccessToken: tokenendpoint.NewSecret("tok"), Lifetime: time.Hour}, nil
 }
 
 // FAULTS row 41: a flight that lands while the source closes sets no timer,

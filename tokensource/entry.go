@@ -52,8 +52,9 @@ type flight struct {
 	lease *lease // the right to renew, among processes; nil: none is needed
 	// unsettled: the store could not be read, see errUnsettled.
 	unsettled bool
-	code      bool // it exchanges a code
-	noSeed    bool // the seed is known to be refused for good
+	code      bool      // it exchanges a code
+	asked     time.Time // when the call that brought the token began
+	noSeed    bool      // the seed is known to be refused for good
 }
 
 // unsaved is the state of a token that the store has not taken yet, or that is

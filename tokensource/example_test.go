@@ -11,6 +11,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // A Source feeds golang.org/x/oauth2's Transport: the http.Client adds a
@@ -31,11 +32,11 @@ func Example() {
 		Name: "example",
 		Grant: &tokensource.EndpointGrant{
 			Name: "client_credentials",
-			Endpoint: &tokensource.Endpoint{
-				URL:    tokensource.Literal(idp.URL),
-				Client: tokensource.Client{ID: tokensource.Literal("me"), Secret: tokensource.Literal("hush")},
+			Endpoint: &tokenendpoint.Endpoint{
+				URL:    tokenendpoint.Literal(idp.URL),
+				Client: tokenendpoint.Client{ID: tokenendpoint.Literal("me"), Secret: tokenendpoint.Literal("hush")},
 			},
-			Params: []tokensource.Param{{Name: "grant_type", Value: tokensource.Literal("client_credentials")}},
+			Params: []tokenendpoint.Param{{Name: "grant_type", Value: tokenendpoint.Literal("client_credentials")}},
 		},
 	})
 	if err != nil {

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // exchange is the renewal by an authorization code. It waits for nobody: what
@@ -28,7 +30,9 @@ func (s *Source) exchange(ctx context.Context, g CodeGrant, e *entry, f *flight,
 	case newer(st.token, cur):
 		cur = st.token
 	}
-	a, err := s.guarded(ctx, f, func(ctx context.Context) (*Answer, error) { return g.Exchange(ctx, Vars{s.cfg.KeyNames, e.key}, c) })
+	a, err := s.guarded(ctx, f, func(ctx context.Context) (*tokenendpoint.Response, error) {
+		return g.Exchange(ctx, Vars{s.cfg.KeyNames, e.key}, c)
+	})
 	var t *Token
 	if err == nil {
 		t, err = s.take(ctx, e, f, cur, a)
@@ -74,6 +78,6 @@ func (s *Source) note(ctx context.Context, e *entry, hash string, sent bool) (*s
 // come. When the endpoint was out of order or throttling, or was never
 // reached, it is good still.
 func spent(err error) bool {
-	var ee *EndpointError
-	return errors.As(err, &ee) && ee.Sent && ee.Status < 500 && ee.Class != Throttled
+	var ee *tokenendpoint.Error
+	return errors.As(err, &ee) && ee.Sent && ee.Status < 500 && ee.Class != tokenendpoint.Throttled
 }

@@ -9,12 +9,13 @@ import (
 	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // A code is sent once; handed over again, it has the first outcome.
 func TestCodeIsSentOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := &fakeGrant{person: true, onExchange: func(_ context.Context, n int, code string) (*tokensource.Answer, error) {
+		g := &fakeGrant{person: true, onExchange: func(_ context.Context, n int, code string) (*tokenendpoint.Response, error) {
 			time.Sleep(time.Second)
 			return answer("tok-"+code, "r", time.Hour), nil
 		}}
@@ -51,13 +52,13 @@ func TestCodesThatFail(t *testing.T) {
 		"a 200 without a token":   {status(200), true},
 		"500":                     {status(500), false},
 		"throttled":               {throttle(time.Second), false},
-		"no answer":               {&tokensource.EndpointError{Host: "idp", Sent: true}, true},
+		"no answer":               {&tokenendpoint.Error{Host: "idp", Sent: true}, true},
 		"a token that is none":    {nil, true},
-		"the endpoint is not met": {&tokensource.EndpointError{Host: "idp"}, false},
+		"the endpoint is not met": {&tokenendpoint.Error{Host: "idp"}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				g := &fakeGrant{person: true, onExchange: func(context.Context, int, string) (*tokensource.Answer, error) {
+				g := &fakeGrant{person: true, onExchange: func(context.Context, int, string) (*tokenendpoint.Response, error) {
 					if c.failure == nil {
 						return answer("a b", "", 0), nil
 					}
@@ -92,7 +93,7 @@ func TestCodeIsSentOnceByAll(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		g.onExchange = func(_ context.Context, _ int, c string) (*tokensource.Answer, error) {
+		g.onExchange = func(_ context.Context, _ int, c string) (*tokenendpoint.Response, error) {
 			if c == "cut" {
 				cut, err := newSource(t, tokensource.Config{Grant: g, Store: store, KeyNames: []string{"user"}}).Exchange(context.Background(), k, code(c))
 				if !errors.Is(err, tokensource.ErrCodeRefused) {
@@ -129,7 +130,7 @@ func TestCodeIsSentOnceByAll(t *testing.T) {
 // A code that was not used up may be handed over again, to whichever process.
 func TestCodeThatIsStillGood(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := &fakeGrant{person: true, onExchange: func(_ context.Context, n int, c string) (*tokensource.Answer, error) {
+		g := &fakeGrant{person: true, onExchange: func(_ context.Context, n int, c string) (*tokenendpoint.Response, error) {
 			if n == 1 {
 				return nil, status(503)
 			}
@@ -151,7 +152,7 @@ func TestBadCodeIsForgottenByToken(t *testing.T) {
 	for name, failure := range map[string]error{"refused": refusal("invalid_grant"), "out of order": status(503)} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				g := &fakeGrant{person: true, onExchange: func(context.Context, int, string) (*tokensource.Answer, error) { return nil, failure }}
+				g := &fakeGrant{person: true, onExchange: func(context.Context, int, string) (*tokenendpoint.Response, error) { return nil, failure }}
 				s := newSource(t, tokensource.Config{Grant: g, Patience: -1})
 				wantErr(t, s, noKey, tokensource.ErrAuthorizationRequired)
 				_, _ = s.Exchange(context.Background(), noKey, code("bad"))
@@ -174,7 +175,9 @@ func TestBadCodeLeavesTheToken(t *testing.T) {
 		if _, err := s.Exchange(context.Background(), noKey, code("good")); err != nil {
 			t.Fatal(err)
 		}
-		g.onExchange = func(context.Context, int, string) (*tokensource.Answer, error) { return nil, refusal("invalid_grant") }
+		g.onExchange = func(context.Context, int, string) (*tokenendpoint.Response, error) {
+			return nil, refusal("invalid_grant")
+		}
 		if _, err := s.Exchange(context.Background(), noKey, code("bad")); !errors.Is(err, tokensource.ErrCodeRefused) {
 			t.Errorf("%v, want ErrCodeRefused", err)
 		}
@@ -192,7 +195,7 @@ func TestBadCodeLeavesTheToken(t *testing.T) {
 func TestExchangeGoesOnWithoutTheCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := newMemStore()
-		g := &fakeGrant{person: true, onExchange: func(ctx context.Context, _ int, _ string) (*tokensource.Answer, error) {
+		g := &fakeGrant{person: true, onExchange: func(ctx context.Context, _ int, _ string) (*tokenendpoint.Response, error) {
 			time.Sleep(2 * time.Second)
 			return answer("tok", "r", time.Hour), ctx.Err()
 		}}
@@ -233,7 +236,7 @@ func TestExchangeIsNewerThanTheStore(t *testing.T) {
 				store := newMemStore()
 				ctx := context.Background()
 				replica := func() *tokensource.Source {
-					g := &fakeGrant{person: true, onExchange: func(_ context.Context, _ int, code string) (*tokensource.Answer, error) {
+					g := &fakeGrant{person: true, onExchange: func(_ context.Context, _ int, code string) (*tokenendpoint.Response, error) {
 						return answer("exchanged-"+code, "r", 10*time.Hour), nil
 					}}
 					return newSource(t, tokensource.Config{Grant: g, Store: store, MinInterval: time.Nanosecond})

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // lockedBuffer is a log that may be read while it is written.
@@ -55,7 +56,7 @@ type attempts struct {
 
 func failingAfterOne(failure error) *attempts {
 	a := &attempts{}
-	a.onToken = func(_ context.Context, n int, _ tokensource.Vars) (*tokensource.Answer, error) {
+	a.onToken = func(_ context.Context, n int, _ tokensource.Vars) (*tokenendpoint.Response, error) {
 		if n == 1 {
 			return answer("tok", "", time.Hour), nil
 		}
@@ -129,7 +130,7 @@ func TestRetryAfterIsObeyed(t *testing.T) {
 	}{
 		"throttled, 90s":   {throttle(90 * time.Second), 90 * time.Second, 91 * time.Second},
 		"throttled, 10^9s": {throttle(1e9 * time.Second), 5 * time.Minute, 5*time.Minute + time.Second},
-		"503, 90s":         {&tokensource.EndpointError{Status: 503, RetryAfter: 90 * time.Second}, 90 * time.Second, 91 * time.Second},
+		"503, 90s":         {&tokenendpoint.Error{Status: 503, RetryAfter: 90 * time.Second}, 90 * time.Second, 91 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -154,7 +155,7 @@ func TestRetryAfterIsObeyed(t *testing.T) {
 // Patience; with a negative one, not at all.
 func TestPatience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := &fakeGrant{onToken: func(_ context.Context, n int, _ tokensource.Vars) (*tokensource.Answer, error) {
+		g := &fakeGrant{onToken: func(_ context.Context, n int, _ tokensource.Vars) (*tokenendpoint.Response, error) {
 			if n < 3 {
 				return nil, status(503)
 			}
@@ -162,7 +163,7 @@ func TestPatience(t *testing.T) {
 		}}
 		want(t, newSource(t, tokensource.Config{Grant: g}), noKey, "tok")
 
-		down := &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokensource.Answer, error) { return nil, status(503) }}
+		down := &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokenendpoint.Response, error) { return nil, status(503) }}
 		for _, patience := range []time.Duration{-1, 20 * time.Second} {
 			s := newSource(t, tokensource.Config{Grant: down, Patience: patience, Breaker: never})
 			start := time.Now()
@@ -177,7 +178,7 @@ func TestPatience(t *testing.T) {
 // A caller who waits for the next attempt goes when its own context ends.
 func TestPatienceEndsWithTheContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokensource.Answer, error) {
+		g := &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokenendpoint.Response, error) {
 			return nil, throttle(4 * time.Second)
 		}}
 		s := newSource(t, tokensource.Config{Grant: g, Patience: time.Minute})
@@ -196,7 +197,7 @@ func TestThrottlingHoldsForEveryKey(t *testing.T) {
 	for name, after := range map[string]time.Duration{"for a time": time.Minute, "without a time": 0} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				g := &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokensource.Answer, error) {
+				g := &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokenendpoint.Response, error) {
 					return nil, throttle(after)
 				}}
 				s := newSource(t, tokensource.Config{Grant: g, KeyNames: []string{"user"}, Patience: -1})
@@ -218,7 +219,7 @@ func TestThrottlingHoldsForEveryKey(t *testing.T) {
 // A second key's shorter Retry-After does not lift the first one's.
 func TestThrottlingIsNotShortened(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := &fakeGrant{onToken: func(_ context.Context, n int, _ tokensource.Vars) (*tokensource.Answer, error) {
+		g := &fakeGrant{onToken: func(_ context.Context, n int, _ tokensource.Vars) (*tokenendpoint.Response, error) {
 			time.Sleep(time.Duration(n) * time.Second) // both are under way before the first answer
 			if n == 2 {
 				return nil, throttle(time.Second)

@@ -13,14 +13,15 @@ import (
 	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // fakeGrant is a grant without sockets. Its functions get the number of the
 // call, from 1; nil ones issue tokens.
 type fakeGrant struct {
-	onToken    func(ctx context.Context, n int, v tokensource.Vars) (*tokensource.Answer, error)
-	onRefresh  func(ctx context.Context, n int, refresh string) (*tokensource.Answer, error)
-	onExchange func(ctx context.Context, n int, code string) (*tokensource.Answer, error)
+	onToken    func(ctx context.Context, n int, v tokensource.Vars) (*tokenendpoint.Response, error)
+	onRefresh  func(ctx context.Context, n int, refresh string) (*tokenendpoint.Response, error)
+	onExchange func(ctx context.Context, n int, code string) (*tokenendpoint.Response, error)
 
 	identity  []string
 	seed      string
@@ -31,14 +32,14 @@ type fakeGrant struct {
 	tokens, refreshes, exchanges atomic.Int32
 }
 
-func (g *fakeGrant) Type() string             { return "fake" }
-func (g *fakeGrant) Identity() []string       { return append([]string{"fake"}, g.identity...) }
-func (g *fakeGrant) Seed() tokensource.Secret { return tokensource.NewSecret(g.seed) }
-func (g *fakeGrant) NeedsPerson() bool        { return g.person }
-func (g *fakeGrant) SameEndpoint() bool       { return !g.elsewhere }
-func (g *fakeGrant) CanRefresh() bool         { return !g.noRefresh }
+func (g *fakeGrant) Type() string               { return "fake" }
+func (g *fakeGrant) Identity() []string         { return append([]string{"fake"}, g.identity...) }
+func (g *fakeGrant) Seed() tokenendpoint.Secret { return tokenendpoint.NewSecret(g.seed) }
+func (g *fakeGrant) NeedsPerson() bool          { return g.person }
+func (g *fakeGrant) SameEndpoint() bool         { return !g.elsewhere }
+func (g *fakeGrant) CanRefresh() bool           { return !g.noRefresh }
 
-func (g *fakeGrant) Token(ctx context.Context, v tokensource.Vars) (*tokensource.Answer, error) {
+func (g *fakeGrant) Token(ctx context.Context, v tokensource.Vars) (*tokenendpoint.Response, error) {
 	n := int(g.tokens.Add(1))
 	if g.onToken != nil {
 		return g.onToken(ctx, n, v)
@@ -46,7 +47,7 @@ func (g *fakeGrant) Token(ctx context.Context, v tokensource.Vars) (*tokensource
 	return answer(fmt.Sprintf("granted-%d", n), "", time.Hour), nil
 }
 
-func (g *fakeGrant) Refresh(ctx context.Context, _ tokensource.Vars, refresh tokensource.Secret) (*tokensource.Answer, error) {
+func (g *fakeGrant) Refresh(ctx context.Context, _ tokensource.Vars, refresh tokenendpoint.Secret) (*tokenendpoint.Response, error) {
 	n := int(g.refreshes.Add(1))
 	if g.onRefresh != nil {
 		return g.onRefresh(ctx, n, refresh.Reveal())
@@ -54,7 +55,7 @@ func (g *fakeGrant) Refresh(ctx context.Context, _ tokensource.Vars, refresh tok
 	return answer(fmt.Sprintf("refreshed-%d", n), fmt.Sprintf("refresh-%d", n), time.Hour), nil
 }
 
-func (g *fakeGrant) Exchange(ctx context.Context, _ tokensource.Vars, c tokensource.Code) (*tokensource.Answer, error) {
+func (g *fakeGrant) Exchange(ctx context.Context, _ tokensource.Vars, c tokensource.Code) (*tokenendpoint.Response, error) {
 	n := int(g.exchanges.Add(1))
 	if g.onExchange != nil {
 		return g.onExchange(ctx, n, c.Code.Reveal())
@@ -67,30 +68,30 @@ func (g *fakeGrant) calls() int {
 	return int(g.tokens.Load() + g.refreshes.Load() + g.exchanges.Load())
 }
 
-func answer(access, refresh string, lifetime time.Duration) *tokensource.Answer {
-	return &tokensource.Answer{
-		AccessToken:  tokensource.NewSecret(access),
-		RefreshToken: tokensource.NewSecret(refresh),
+func answer(access, refresh string, lifetime time.Duration) *tokenendpoint.Response {
+	return &tokenendpoint.Response{
+		AccessToken:  tokenendpoint.NewSecret(access),
+		RefreshToken: tokenendpoint.NewSecret(refresh),
 		TokenType:    "Bearer",
 		Lifetime:     lifetime,
 	}
 }
 
 func code(text string) tokensource.Code {
-	return tokensource.Code{Code: tokensource.NewSecret(text)}
+	return tokensource.Code{Code: tokenendpoint.NewSecret(text)}
 }
 
 // The failures of a token endpoint.
 func status(n int) error {
-	return &tokensource.EndpointError{Call: "fake", Host: "idp", Status: n, Sent: true}
+	return &tokenendpoint.Error{Call: "fake", Host: "idp", Status: n, Sent: true}
 }
 
 func refusal(code string) error {
-	return &tokensource.EndpointError{Call: "fake", Host: "idp", Status: 400, Code: code, Class: tokensource.Permanent, Sent: true}
+	return &tokenendpoint.Error{Call: "fake", Host: "idp", Status: 400, Code: code, Class: tokenendpoint.Permanent, Sent: true}
 }
 
 func throttle(after time.Duration) error {
-	return &tokensource.EndpointError{Call: "fake", Host: "idp", Status: 429, Class: tokensource.Throttled, RetryAfter: after, Sent: true}
+	return &tokenendpoint.Error{Call: "fake", Host: "idp", Status: 429, Class: tokenendpoint.Throttled, RetryAfter: after, Sent: true}
 }
 
 // memStore is a store in memory that can fail, hang and tell in what order it
@@ -232,8 +233,8 @@ func newSource(t testing.TB, cfg tokensource.Config) *tokensource.Source {
 }
 
 // issue always issues the same token.
-func issue(access string, lifetime time.Duration) func(context.Context, int, tokensource.Vars) (*tokensource.Answer, error) {
-	return func(context.Context, int, tokensource.Vars) (*tokensource.Answer, error) {
+func issue(access string, lifetime time.Duration) func(context.Context, int, tokensource.Vars) (*tokenendpoint.Response, error) {
+	return func(context.Context, int, tokensource.Vars) (*tokenendpoint.Response, error) {
 		return answer(access, "", lifetime), nil
 	}
 }

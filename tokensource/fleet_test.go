@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // rotating is a provider whose refresh tokens are good once. A used one that
@@ -35,7 +36,7 @@ func (p *rotating) grant() *fakeGrant {
 	return &fakeGrant{person: true, seed: "r0", onRefresh: p.refresh}
 }
 
-func (p *rotating) refresh(ctx context.Context, _ int, refresh string) (*tokensource.Answer, error) {
+func (p *rotating) refresh(ctx context.Context, _ int, refresh string) (*tokenendpoint.Response, error) {
 	p.mu.Lock()
 	p.calls++
 	if at, used := p.used[refresh]; used && time.Since(at) > p.grace {
@@ -252,7 +253,7 @@ func TestWrongSecretLosesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := newMemStore()
 		good := &fakeGrant{person: true, seed: "r"}
-		bad := &fakeGrant{person: true, seed: "r", onRefresh: func(context.Context, int, string) (*tokensource.Answer, error) {
+		bad := &fakeGrant{person: true, seed: "r", onRefresh: func(context.Context, int, string) (*tokenendpoint.Response, error) {
 			return nil, refusal("invalid_client")
 		}}
 		k := tokensource.NewKey("ann")

@@ -3,10 +3,12 @@ package tokensource
 import (
 	"context"
 	"errors"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // Grant is a way to obtain a token. Its methods make token calls: they may
-// block, respect ctx, and answer failures with an [*EndpointError] so that
+// block, respect ctx, and answer failures with an [*tokenendpoint.Error] so that
 // the source knows what to do next.
 type Grant interface {
 	// Type names the grant, such as client_credentials.
@@ -17,14 +19,14 @@ type Grant interface {
 	Identity() []string
 	// Token obtains a token from nothing but the settings and the key. It is
 	// not called when the grant needs a person.
-	Token(ctx context.Context, v Vars) (*Answer, error)
+	Token(ctx context.Context, v Vars) (*tokenendpoint.Response, error)
 	// CanRefresh reports whether there is a place to refresh tokens at.
 	CanRefresh() bool
 	// Refresh obtains a token for a refresh token (RFC 6749, section 6). It is
 	// not called unless CanRefresh says so.
-	Refresh(ctx context.Context, v Vars, refreshToken Secret) (*Answer, error)
+	Refresh(ctx context.Context, v Vars, refreshToken tokenendpoint.Secret) (*tokenendpoint.Response, error)
 	// Seed is a refresh token from elsewhere, to begin with; empty: none.
-	Seed() Secret
+	Seed() tokenendpoint.Secret
 	// NeedsPerson reports whether a new token cannot be had without a person,
 	// once the refresh token is gone.
 	NeedsPerson() bool
@@ -37,14 +39,14 @@ type Grant interface {
 type CodeGrant interface {
 	Grant
 	// Exchange obtains a token for a code. It sends the code once.
-	Exchange(ctx context.Context, v Vars, c Code) (*Answer, error)
+	Exchange(ctx context.Context, v Vars, c Code) (*tokenendpoint.Response, error)
 }
 
 // Code is an authorization code and what belongs to it.
 type Code struct {
-	Code Secret
+	Code tokenendpoint.Secret
 	// Verifier is the PKCE verifier (RFC 7636); empty without PKCE.
-	Verifier Secret
+	Verifier tokenendpoint.Secret
 }
 
 // Vars gives the key's values to a grant's templates, as "key.NAME".
@@ -73,18 +75,18 @@ type EndpointGrant struct {
 	// Name is the grant's type.
 	Name string
 	// Endpoint obtains a token. Required.
-	Endpoint *Endpoint
+	Endpoint *tokenendpoint.Endpoint
 	// Params are the grant's own parameters, such as grant_type and username.
-	Params []Param
+	Params []tokenendpoint.Param
 	// RefreshEndpoint refreshes it; nil: it cannot be refreshed.
-	RefreshEndpoint *Endpoint
+	RefreshEndpoint *tokenendpoint.Endpoint
 	// Person: a token cannot be had without a person. Exchange, or a seed,
 	// brings the first.
 	Person bool
 	// RedirectURI is sent with a code (RFC 6749, section 4.1.3).
-	RedirectURI Template
+	RedirectURI tokenendpoint.Template
 	// RefreshToken is the seed.
-	RefreshToken Secret
+	RefreshToken tokenendpoint.Secret
 	// User is part of the identity, where the grant names one user.
 	User string
 }
@@ -96,11 +98,11 @@ func (g *EndpointGrant) Type() string { return g.Name }
 func (g *EndpointGrant) NeedsPerson() bool { return g.Person }
 
 // Seed implements [Grant].
-func (g *EndpointGrant) Seed() Secret { return g.RefreshToken }
+func (g *EndpointGrant) Seed() tokenendpoint.Secret { return g.RefreshToken }
 
 // SameEndpoint implements [Grant].
 func (g *EndpointGrant) SameEndpoint() bool {
-	return g.RefreshEndpoint == nil || g.RefreshEndpoint.URL.text() == g.Endpoint.URL.text()
+	return g.RefreshEndpoint == nil || g.RefreshEndpoint.URL.Text() == g.Endpoint.URL.Text()
 }
 
 // Identity implements [Grant]. Parameters and headers choose a tenant, a scope
@@ -108,63 +110,63 @@ func (g *EndpointGrant) SameEndpoint() bool {
 // not those of a grant that needs a person: there a changed API key must not
 // cost a consent.
 func (g *EndpointGrant) Identity() []string {
-	id := []string{g.Name, g.Endpoint.URL.text(), g.Endpoint.Client.ID.text(), g.User, ""}
+	id := []string{g.Name, g.Endpoint.URL.Text(), g.Endpoint.Client.ID.Text(), g.User, ""}
 	if !g.RefreshToken.Empty() {
 		id[4] = hashParts("seed", g.RefreshToken.Reveal())
 	}
 	if g.RefreshEndpoint != nil {
-		id = append(id, "refresh", g.RefreshEndpoint.Client.ID.text())
+		id = append(id, "refresh", g.RefreshEndpoint.Client.ID.Text())
 	}
 	if g.Endpoint.Bearer != nil {
-		id = append(id, "bearer", g.Endpoint.Bearer.recordPrefix)
+		id = append(id, "bearer", g.Endpoint.Bearer.Identity())
 	}
 	if g.Person {
 		return id
 	}
 	for _, p := range g.Params {
 		if !p.Secret { // not the password
-			id = append(id, "param", p.Name, p.Value.text())
+			id = append(id, "param", p.Name, p.Value.Text())
 		}
 	}
 	for _, p := range g.Endpoint.Params {
-		id = append(id, "param", p.Name, hashParts("param", p.Value.text()))
+		id = append(id, "param", p.Name, hashParts("param", p.Value.Text()))
 	}
 	for _, h := range g.Endpoint.Header {
-		id = append(id, "header", h.Name, hashParts("header", h.Value.text()))
+		id = append(id, "header", h.Name, hashParts("header", h.Value.Text()))
 	}
 	return id
 }
 
 // Token implements [Grant].
-func (g *EndpointGrant) Token(ctx context.Context, v Vars) (*Answer, error) {
-	return g.Endpoint.Call(ctx, g.Name, g.Params, v)
+func (g *EndpointGrant) Token(ctx context.Context, v Vars) (*tokenendpoint.Response, error) {
+	return g.Endpoint.Call(ctx, g.Name, g.Params, v.Lookup)
 }
 
 // CanRefresh implements [Grant].
 func (g *EndpointGrant) CanRefresh() bool { return g.RefreshEndpoint != nil }
 
 // Refresh implements [Grant].
-func (g *EndpointGrant) Refresh(ctx context.Context, v Vars, refreshToken Secret) (*Answer, error) {
-	return g.RefreshEndpoint.Call(ctx, callRefresh, []Param{
-		{Name: "grant_type", Value: Literal(callRefresh)},
-		{Name: "refresh_token", Value: Literal(refreshToken.Reveal()), Secret: true},
-	}, v)
+func (g *EndpointGrant) Refresh(ctx context.Context, v Vars, refreshToken tokenendpoint.Secret) (*tokenendpoint.Response, error) {
+	return g.RefreshEndpoint.Call(ctx, callRefresh, []tokenendpoint.Param{
+		{Name: "grant_type", Value: tokenendpoint.Literal(callRefresh)},
+		{Name: "refresh_token", Value: tokenendpoint.Literal(refreshToken.Reveal()), Secret: true},
+	}, v.Lookup)
 }
 
 // Exchange implements [CodeGrant].
-func (g *EndpointGrant) Exchange(ctx context.Context, v Vars, c Code) (*Answer, error) {
+func (g *EndpointGrant) Exchange(ctx context.Context, v Vars, c Code) (*tokenendpoint.Response, error) {
 	if !g.Person {
 		return nil, errors.ErrUnsupported
 	}
-	params := append([]Param{}, g.Params...)
-	params = append(params, Param{Name: "code", Value: Literal(c.Code.Reveal()), Secret: true})
+	params := append([]tokenendpoint.Param{}, g.Params...)
+	params = append(params, tokenendpoint.Param{Name: "code", Value: tokenendpoint.Literal(c.Code.Reveal()), Secret: true})
 	if !g.RedirectURI.IsZero() {
-		params = append(params, Param{Name: "redirect_uri", Value: g.RedirectURI})
+		params = append(params, tokenendpoint.Param{Name: "redirect_uri", Value: g.RedirectURI})
 	}
 	if !c.Verifier.Empty() {
-		params = append(params, Param{Name: "code_verifier", Value: Literal(c.Verifier.Reveal()), Secret: true})
+		params = append(params, tokenendpoint.Param{Name: "code_verifier", Value: tokenendpoint.Literal(c.Verifier.Reveal()), Secret: true})
 	}
-	return g.Endpoint.Call(ctx, g.Name, params, v)
+	return g.Endpoint.Call(ctx, g.Name, params, v.Lookup)
 }
 
 const callRefresh = "refresh_token"

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // What goes wrong only when two things happen at once. Each of these once
@@ -50,14 +51,14 @@ func TestLeaseIsAskedJustBeforeSending(t *testing.T) {
 			return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body))}, nil
 		})
 		bearer := func(wait time.Duration) *tokensource.Source {
-			return newSource(t, tokensource.Config{Name: "outer", Grant: &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokensource.Answer, error) {
+			return newSource(t, tokensource.Config{Name: "outer", Grant: &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokenendpoint.Response, error) {
 				time.Sleep(wait)
 				return answer("outer", "", time.Hour), nil
 			}}})
 		}
 		mk := func(store tokensource.Store, wait time.Duration) *tokensource.Source {
-			ep := &tokensource.Endpoint{URL: tokensource.Literal("https://idp/token"), Transport: tr, Bearer: bearer(wait)}
-			g := &tokensource.EndpointGrant{Name: "refresh_token", Endpoint: ep, RefreshEndpoint: ep, Person: true, RefreshToken: tokensource.NewSecret("r0")}
+			ep := &tokenendpoint.Endpoint{URL: tokenendpoint.Literal("https://idp/token"), Transport: tr, Bearer: bearer(wait).Authorizer()}
+			g := &tokensource.EndpointGrant{Name: "refresh_token", Endpoint: ep, RefreshEndpoint: ep, Person: true, RefreshToken: tokenendpoint.NewSecret("r0")}
 			return newSource(t, tokensource.Config{Grant: g, Store: store, Patience: -1})
 		}
 		a, b := mk(cut, 20*time.Second), mk(shared, 0)
@@ -81,7 +82,7 @@ func TestRefusalIsStoredAfterASlowBeat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		shared := newMemStore()
 		n := 0
-		g := &fakeGrant{person: true, seed: "r0", onRefresh: func(context.Context, int, string) (*tokensource.Answer, error) {
+		g := &fakeGrant{person: true, seed: "r0", onRefresh: func(context.Context, int, string) (*tokenendpoint.Response, error) {
 			n++
 			time.Sleep(1500 * time.Millisecond)
 			return nil, refusal("invalid_grant")
@@ -107,8 +108,10 @@ func TestRefusalIsStoredBesideACode(t *testing.T) {
 		g := &fakeGrant{person: true, seed: "r0"}
 		a := newSource(t, tokensource.Config{Grant: g, Store: shared, Patience: -1})
 		b := newSource(t, tokensource.Config{Grant: g, Store: shared, Patience: -1})
-		g.onExchange = func(context.Context, int, string) (*tokensource.Answer, error) { return nil, refusal("invalid_grant") }
-		g.onRefresh = func(context.Context, int, string) (*tokensource.Answer, error) {
+		g.onExchange = func(context.Context, int, string) (*tokenendpoint.Response, error) {
+			return nil, refusal("invalid_grant")
+		}
+		g.onRefresh = func(context.Context, int, string) (*tokenendpoint.Response, error) {
 			n++
 			if n == 1 {
 				_, _ = b.Exchange(context.Background(), noKey, code("bad"))
@@ -130,7 +133,7 @@ func TestCallHasAllItsTime(t *testing.T) {
 		shared := newMemStore()
 		var used []string
 		g := func(first time.Duration, fail bool) *fakeGrant {
-			return &fakeGrant{person: true, seed: "r0", onRefresh: func(ctx context.Context, _ int, r string) (*tokensource.Answer, error) {
+			return &fakeGrant{person: true, seed: "r0", onRefresh: func(ctx context.Context, _ int, r string) (*tokenendpoint.Response, error) {
 				if fail {
 					time.Sleep(first)
 					return nil, status(503)
@@ -140,7 +143,7 @@ func TestCallHasAllItsTime(t *testing.T) {
 				case <-time.After(3 * time.Second):
 					return answer("t", "r1", time.Hour), nil
 				case <-ctx.Done():
-					return nil, &tokensource.EndpointError{Host: "idp", Sent: true, Err: ctx.Err()}
+					return nil, &tokenendpoint.Error{Host: "idp", Sent: true, Err: ctx.Err()}
 				}
 			}}
 		}
@@ -179,7 +182,7 @@ func TestNoDoubtWithoutSending(t *testing.T) {
 		shared := newMemStore()
 		ok := &lostOnce{memStore: shared}
 		bad := true
-		g := &fakeGrant{person: true, seed: "r0", onRefresh: func(context.Context, int, string) (*tokensource.Answer, error) {
+		g := &fakeGrant{person: true, seed: "r0", onRefresh: func(context.Context, int, string) (*tokenendpoint.Response, error) {
 			if bad {
 				return nil, refusal("unauthorized_client")
 			}
@@ -201,7 +204,7 @@ func TestEmptyRefusalAfterACut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store, _, g := killed(t, 0)
 		n := 0
-		g.onRefresh = func(context.Context, int, string) (*tokensource.Answer, error) {
+		g.onRefresh = func(context.Context, int, string) (*tokenendpoint.Response, error) {
 			n++
 			return nil, status(400)
 		}
@@ -263,13 +266,13 @@ func TestRefusedGrantSaysNothingOfTheRefreshToken(t *testing.T) {
 		down, wrong := false, false
 		g := &fakeGrant{
 			elsewhere: true,
-			onToken: func(context.Context, int, tokensource.Vars) (*tokensource.Answer, error) {
+			onToken: func(context.Context, int, tokensource.Vars) (*tokenendpoint.Response, error) {
 				if wrong {
 					return nil, refusal("invalid_grant")
 				}
 				return answer("t1", "r1", time.Hour), nil
 			},
-			onRefresh: func(context.Context, int, string) (*tokensource.Answer, error) {
+			onRefresh: func(context.Context, int, string) (*tokenendpoint.Response, error) {
 				if down {
 					return nil, status(503)
 				}

@@ -14,11 +14,12 @@ import (
 	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // tokenOf is a grant whose tokens name their key.
 func tokenOf(name string) *fakeGrant {
-	return &fakeGrant{onToken: func(_ context.Context, _ int, v tokensource.Vars) (*tokensource.Answer, error) {
+	return &fakeGrant{onToken: func(_ context.Context, _ int, v tokensource.Vars) (*tokenendpoint.Response, error) {
 		user, _ := v.Lookup("key." + name)
 		return answer(fmt.Sprintf("%x", user), "", time.Hour), nil
 	}}
@@ -69,7 +70,7 @@ var alike = [][]string{
 func TestKeysStayApart(t *testing.T) {
 	store := newMemStore()
 	s := newSource(t, tokensource.Config{KeyNames: []string{"user", "tenant"}, Store: store, Grant: &fakeGrant{
-		onToken: func(_ context.Context, _ int, v tokensource.Vars) (*tokensource.Answer, error) {
+		onToken: func(_ context.Context, _ int, v tokensource.Vars) (*tokenendpoint.Response, error) {
 			user, _ := v.Lookup("key.user")
 			tenant, _ := v.Lookup("key.tenant")
 			return answer(fmt.Sprintf("%x.%x", user, tenant), "", time.Hour), nil
@@ -175,7 +176,7 @@ func TestEviction(t *testing.T) {
 func TestEvictionByMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const size, bound = 2000, 100_000
-		g := &fakeGrant{onToken: func(_ context.Context, n int, v tokensource.Vars) (*tokensource.Answer, error) {
+		g := &fakeGrant{onToken: func(_ context.Context, n int, v tokensource.Vars) (*tokenendpoint.Response, error) {
 			user, _ := v.Lookup("key.user")
 			return answer(strings.Repeat("x", size-len(user))+user, "", time.Hour), nil
 		}}
@@ -257,7 +258,7 @@ func TestTokenOfAPersonIsNotEvicted(t *testing.T) {
 // nor outstays its context.
 func TestFullTable(t *testing.T) {
 	release := make(chan struct{})
-	g := &fakeGrant{onToken: func(_ context.Context, n int, _ tokensource.Vars) (*tokensource.Answer, error) {
+	g := &fakeGrant{onToken: func(_ context.Context, n int, _ tokensource.Vars) (*tokenendpoint.Response, error) {
 		if n == 1 {
 			<-release
 		}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync/atomic"
 	"time"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // The right to renew one stored token, among all processes that share the
@@ -135,9 +137,9 @@ func (l *lease) good() bool {
 	return before(time.Now(), *l.until.Load())
 }
 
-type leaseKey struct{}
-
-// calling gives a call its lease, and notes that it sends.
+// calling gives a call its lease: just before it sends, the call asks whether
+// the lease is still sure. What it waited for, another source's token, say, may
+// have taken longer.
 func (l *lease) calling(ctx context.Context) context.Context {
 	if l == nil {
 		return ctx
@@ -145,16 +147,12 @@ func (l *lease) calling(ctx context.Context) context.Context {
 	l.e.mu.Lock()
 	l.e.lastSent = true
 	l.e.mu.Unlock()
-	return context.WithValue(ctx, leaseKey{}, l)
-}
-
-// maySend is asked by a call just before it sends: what it waited for, another
-// source's token, say, may have taken longer than the lease is sure.
-func maySend(ctx context.Context) error {
-	if l, _ := ctx.Value(leaseKey{}).(*lease); l != nil && !l.good() {
-		return errLeaseLost
-	}
-	return nil
+	return tokenendpoint.WithBeforeSend(ctx, func() error {
+		if !l.good() {
+			return errLeaseLost
+		}
+		return nil
+	})
 }
 
 // written returns the record as the lease last wrote it, and nil when there is
@@ -167,7 +165,7 @@ func (l *lease) written() *stored {
 }
 
 // sends notes which refresh token is about to be sent.
-func (l *lease) sends(refresh Secret) {
+func (l *lease) sends(refresh tokenendpoint.Secret) {
 	if l != nil {
 		l.sent = refresh.Reveal()
 	}
@@ -223,6 +221,6 @@ func (l *lease) withdraw(ctx context.Context, next *record) error {
 
 // uncertain reports whether a call may have used up what was sent with it.
 func uncertain(err error) bool {
-	var ee *EndpointError
+	var ee *tokenendpoint.Error
 	return errors.As(err, &ee) && ee.Sent && (ee.Status == 0 || ee.Status < 300)
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // A process is killed while it replaces a revoked token that was to live long:
@@ -75,7 +76,7 @@ func TestUsedRefreshTokenInOtherWords(t *testing.T) {
 				store = newMemStore()
 			}
 			refused := 0
-			g.onRefresh = func(context.Context, int, string) (*tokensource.Answer, error) {
+			g.onRefresh = func(context.Context, int, string) (*tokenendpoint.Response, error) {
 				refused++
 				return nil, refusal("unauthorized_client")
 			}
@@ -155,7 +156,7 @@ func TestSlowStore(t *testing.T) {
 func TestNoRefreshWithoutAStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := newMemStore()
-		g := &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokensource.Answer, error) {
+		g := &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokenendpoint.Response, error) {
 			return answer("granted", "r", time.Hour), nil
 		}}
 		s := newSource(t, tokensource.Config{Grant: g, Store: store, KeyNames: []string{"user"}})
@@ -201,7 +202,7 @@ func TestFailureWithdrawsTheIntent(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				store := newMemStore()
-				bad := &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokensource.Answer, error) { return nil, fail() }}
+				bad := &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokenendpoint.Response, error) { return nil, fail() }}
 				wantErr(t, newSource(t, tokensource.Config{Grant: bad, Store: store, Patience: -1}), noKey, tokensource.ErrUnavailable, tokensource.ErrRefused)
 				start := time.Now()
 				want(t, newSource(t, tokensource.Config{Grant: &fakeGrant{}, Store: store}), noKey, "granted-1")

@@ -7,10 +7,12 @@ import (
 	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/internal/wiretest"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // endpointSource is a source over a token endpoint in memory.
-func endpointSource(t *testing.T, ep *tokensource.Endpoint, cfg tokensource.Config) *tokensource.Source {
+func endpointSource(t *testing.T, ep *tokenendpoint.Endpoint, cfg tokensource.Config) *tokensource.Source {
 	t.Helper()
 	cfg.Grant = &tokensource.EndpointGrant{Name: "client_credentials", Endpoint: ep}
 	return newSource(t, cfg)
@@ -39,8 +41,8 @@ func TestNoStormWhateverExpiresIn(t *testing.T) {
 	} {
 		t.Run(c.json, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := answering(200, "application/json", fmt.Sprintf(`{"access_token":"tok","expires_in":%s}`, c.json))
-				s := endpointSource(t, endpoint(w), tokensource.Config{})
+				w := wiretest.Responding(200, "application/json", fmt.Sprintf(`{"access_token":"tok","expires_in":%s}`, c.json))
+				s := endpointSource(t, wiretest.Endpoint(w), tokensource.Config{})
 				tok := want(t, s, noKey, "tok")
 				if tok.Expiry().IsZero() {
 					t.Error("the token is eternal")
@@ -49,8 +51,8 @@ func TestNoStormWhateverExpiresIn(t *testing.T) {
 					want(t, s, noKey, "tok")
 					time.Sleep(100 * time.Millisecond)
 				}
-				if w.count() > c.most {
-					t.Errorf("%d token calls in ten minutes, want at most %d", w.count(), c.most)
+				if w.Count() > c.most {
+					t.Errorf("%d token calls in ten minutes, want at most %d", w.Count(), c.most)
 				}
 			})
 		})
@@ -95,8 +97,8 @@ func TestLifetimeSettings(t *testing.T) {
 // one-use code must not be thrown away after an hour.
 func TestExpiryNeverIsNever(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ep := endpoint(answering(200, "application/json", `{"access_token":"tok","expires_in":3600}`))
-		ep.Response.ExpiryKind = tokensource.ExpiryNever
+		ep := wiretest.Endpoint(wiretest.Responding(200, "application/json", `{"access_token":"tok","expires_in":3600}`))
+		ep.Response.ExpiryKind = tokenendpoint.ExpiryNever
 		s := endpointSource(t, ep, tokensource.Config{})
 		if tok := want(t, s, noKey, "tok"); !tok.Expiry().IsZero() {
 			t.Errorf("the token lives %v, want for ever", time.Until(tok.Expiry()))

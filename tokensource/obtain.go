@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"time"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // obtain makes the token calls.
@@ -15,7 +17,7 @@ func (s *Source) obtain(ctx context.Context, e *entry, f *flight, cur *Token) (*
 	var failed error // the refresh, for a reason that passes
 	if refresh := s.refreshToken(e, f, cur); !refresh.Empty() {
 		f.lease.sends(refresh)
-		a, err := s.guarded(ctx, f, func(ctx context.Context) (*Answer, error) { return g.Refresh(ctx, v, refresh) })
+		a, err := s.guarded(ctx, f, func(ctx context.Context) (*tokenendpoint.Response, error) { return g.Refresh(ctx, v, refresh) })
 		if err == nil {
 			if a.RefreshToken.Empty() { // RFC 6749, section 6: the old one stays good
 				a.RefreshToken = refresh
@@ -39,7 +41,7 @@ func (s *Source) obtain(ctx context.Context, e *entry, f *flight, cur *Token) (*
 	if g.NeedsPerson() {
 		return nil, "", personNeeded(f, cur)
 	}
-	a, err := s.guarded(ctx, f, func(ctx context.Context) (*Answer, error) { return g.Token(ctx, v) })
+	a, err := s.guarded(ctx, f, func(ctx context.Context) (*tokenendpoint.Response, error) { return g.Token(ctx, v) })
 	switch {
 	case err != nil && failed != nil && final(err):
 		return nil, "", failed // the grant is refused, and the refresh token may yet be good
@@ -55,29 +57,29 @@ var errLost = fmt.Errorf("the refresh token is no good any more: %w", ErrAuthori
 
 // refreshToken returns the refresh token to use, empty if there is none that
 // is any good.
-func (s *Source) refreshToken(e *entry, f *flight, cur *Token) Secret {
+func (s *Source) refreshToken(e *entry, f *flight, cur *Token) tokenendpoint.Secret {
 	g := s.cfg.Grant
 	// Without a store nobody knows who else may be sending it.
 	if !g.CanRefresh() || f.noSeed || (f.unsettled && !g.NeedsPerson()) {
-		return Secret{}
+		return tokenendpoint.Secret{}
 	}
 	refresh := g.Seed()
 	if cur != nil && cur.refresh != "" {
 		if cur.orphan.Load() {
-			return Secret{}
+			return tokenendpoint.Secret{}
 		}
-		refresh = NewSecret(cur.refresh)
+		refresh = tokenendpoint.NewSecret(cur.refresh)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.deadRefresh != "" && refresh.Reveal() == e.deadRefresh {
-		return Secret{}
+		return tokenendpoint.Secret{}
 	}
 	return refresh
 }
 
 // grantInstead decides whether a refresh that failed is followed by the grant.
-func (s *Source) grantInstead(e *entry, err error, cur *Token, refresh Secret) bool {
+func (s *Source) grantInstead(e *entry, err error, cur *Token, refresh tokenendpoint.Secret) bool {
 	g := s.cfg.Grant
 	switch {
 	case g.NeedsPerson():
@@ -99,7 +101,7 @@ func (s *Source) grantInstead(e *entry, err error, cur *Token, refresh Secret) b
 //
 // The call has all its time, however long it took until it may be made: an
 // answer must not be cut off, for it may hold the only good refresh token.
-func (s *Source) guarded(ctx context.Context, f *flight, call func(context.Context) (*Answer, error)) (a *Answer, err error) {
+func (s *Source) guarded(ctx context.Context, f *flight, call func(context.Context) (*tokenendpoint.Response, error)) (a *tokenendpoint.Response, err error) {
 	done, err := s.breaker.Allow(s.cfg.RenewalTimeout)
 	if err != nil {
 		return nil, err
@@ -130,7 +132,7 @@ func (s *Source) guarded(ctx context.Context, f *flight, call func(context.Conte
 	stop()
 	verdict = judge(err)
 	if err == nil {
-		a.asked = asked
+		f.asked = asked
 	}
 	return a, err
 }
@@ -138,7 +140,7 @@ func (s *Source) guarded(ctx context.Context, f *flight, call func(context.Conte
 // refusedForGood reports whether it was this source's endpoint that refused:
 // what another source that the call leans on was told is not meant.
 func refusedForGood(err error) bool {
-	var chained *chainError
+	var chained *tokenendpoint.AuthorizerError
 	return errors.Is(err, ErrRefused) && !errors.As(err, &chained)
 }
 
@@ -148,7 +150,7 @@ func refusedForGood(err error) bool {
 // (unauthorized_client, invalid_request): where it may have been used, any
 // refusal of it counts.
 func grantRefused(err error, doubt bool) bool {
-	var ee *EndpointError
+	var ee *tokenendpoint.Error
 	if !errors.As(err, &ee) {
 		return false
 	}
@@ -170,16 +172,16 @@ func grantRefused(err error, doubt bool) bool {
 }
 
 func judge(err error) Verdict {
-	var ee *EndpointError
-	var chained *chainError
+	var ee *tokenendpoint.Error
+	var chained *tokenendpoint.AuthorizerError
 	switch {
 	case err == nil:
 		return Works
 	case errors.As(err, &chained):
 		return Neutral
-	case !errors.As(err, &ee), ee.Class == Throttled:
+	case !errors.As(err, &ee), ee.Class == tokenendpoint.Throttled:
 		return Neutral
-	case ee.Class == Transient:
+	case ee.Class == tokenendpoint.Transient:
 		return Fails
 	case ee.Code == "invalid_client", ee.Code == "unauthorized_client", ee.Status == 401 && ee.Code == "":
 		return Fails
@@ -189,15 +191,15 @@ func judge(err error) Verdict {
 
 // take makes a token of an answer and writes it, before anyone uses it. If
 // the store fails the token serves from memory and the write is retried.
-func (s *Source) take(ctx context.Context, e *entry, f *flight, cur *Token, a *Answer) (*Token, error) {
-	if !injectable(a.AccessToken.Reveal()) {
-		return nil, fmt.Errorf("%w: %w", ErrUnavailable, errBadToken)
+func (s *Source) take(ctx context.Context, e *entry, f *flight, cur *Token, a *tokenendpoint.Response) (*Token, error) {
+	if !tokenendpoint.ValidToken(a.AccessToken.Reveal()) {
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, tokenendpoint.ErrBadToken)
 	}
 	t := newToken(a.AccessToken.Reveal(), a.RefreshToken.Reveal())
 	t.tokenType, t.fields = a.TokenType, a.Fields
 	// The provider began to count at some time during the call: at its beginning,
 	// to be sure.
-	t.live(a.asked, expiryOf(a.Lifetime, s.cfg.Lifetime), s.cfg.RefreshAhead, random())
+	t.live(f.asked, expiryOf(a.Lifetime, s.cfg.Lifetime), s.cfg.RefreshAhead, random())
 	t.generation, t.byCode = 1, f.code
 	if cur != nil {
 		t.generation = cur.generation + 1

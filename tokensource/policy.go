@@ -3,6 +3,8 @@ package tokensource
 import (
 	"math/rand/v2"
 	"time"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // The policy of a token's life: pure functions of the time and the token, so
@@ -65,7 +67,7 @@ func expiryOf(said time.Duration, l Lifetime) time.Duration {
 	switch {
 	case l.Forever:
 		return 0
-	case said == NeverExpires:
+	case said == tokenendpoint.NeverExpires:
 		return l.Max // 0: for ever indeed
 	case said < leastLifetime || said > absurdLifetime:
 		said = l.Default

@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 	"unsafe"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // withWall is now with its wall clock moved by whole seconds and its
@@ -110,7 +112,7 @@ func TestStateAtAfterAJump(t *testing.T) {
 func TestThrottlingAfterAJump(t *testing.T) {
 	s := &Source{}
 	now := time.Now()
-	err := &EndpointError{Status: 429, Class: Throttled, RetryAfter: time.Minute}
+	err := &tokenendpoint.Error{Status: 429, Class: tokenendpoint.Throttled, RetryAfter: time.Minute}
 	s.heed(err, now)
 	later := withWall(now.Add(2*time.Minute), -time.Hour)
 	if wait, err := s.mayTry(&entry{}, later); err != nil {

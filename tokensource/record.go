@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // recordVersion is the format that this release writes. Version 1 had neither
@@ -20,13 +22,13 @@ const recordVersion = 2
 // must keep its hands off.
 type record struct {
 	// Generation counts the renewals; 0: there was no token yet.
-	Generation   uint64    `json:"generation"`
-	AccessToken  string    `json:"access_token,omitempty"`
-	RefreshToken string    `json:"refresh_token,omitempty"`
-	TokenType    string    `json:"token_type,omitempty"`
-	Issued       time.Time `json:"issued,omitzero"`
-	Expiry       time.Time `json:"expiry,omitzero"`
-	Fields       []Field   `json:"fields,omitempty"`
+	Generation   uint64                `json:"generation"`
+	AccessToken  string                `json:"access_token,omitempty"`
+	RefreshToken string                `json:"refresh_token,omitempty"`
+	TokenType    string                `json:"token_type,omitempty"`
+	Issued       time.Time             `json:"issued,omitzero"`
+	Expiry       time.Time             `json:"expiry,omitzero"`
+	Fields       []tokenendpoint.Field `json:"fields,omitempty"`
 	// Renewed is when the token was written, and by whom.
 	Renewed *stamp `json:"renewed,omitempty"`
 
@@ -155,7 +157,7 @@ func decodeFirst(b []byte) (*record, error) {
 }
 
 func checked(r *record) (*record, error) {
-	if r.Generation > 0 && !injectable(r.AccessToken) {
+	if r.Generation > 0 && !tokenendpoint.ValidToken(r.AccessToken) {
 		return nil, fmt.Errorf("the stored token is %w: it could not be put into a header", errDamaged)
 	}
 	return r, nil

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // FAULTS rows 15 and 16: a refusal for good is remembered and not repeated,
@@ -17,7 +18,7 @@ func TestRefusalIsRemembered(t *testing.T) {
 	for _, code := range []string{"invalid_client", "invalid_grant"} {
 		synctest.Test(t, func(t *testing.T) {
 			log, text := capture()
-			g := &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokensource.Answer, error) {
+			g := &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokenendpoint.Response, error) {
 				return nil, refusal(code)
 			}}
 			s := newSource(t, tokensource.Config{Grant: g, Store: newMemStore(), Logger: log})
@@ -40,7 +41,7 @@ func TestRefusalIsRemembered(t *testing.T) {
 // The token that is there goes on serving while a refresh is refused.
 func TestTokenServesWhileRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := &fakeGrant{person: true, seed: "r", onRefresh: func(_ context.Context, n int, _ string) (*tokensource.Answer, error) {
+		g := &fakeGrant{person: true, seed: "r", onRefresh: func(_ context.Context, n int, _ string) (*tokenendpoint.Response, error) {
 			if n > 1 {
 				return nil, refusal("invalid_grant")
 			}
@@ -80,7 +81,7 @@ func TestPersonNeeded(t *testing.T) {
 // the API.
 func TestTokenOfAPersonIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := &fakeGrant{person: true, onExchange: func(context.Context, int, string) (*tokensource.Answer, error) {
+		g := &fakeGrant{person: true, onExchange: func(context.Context, int, string) (*tokenendpoint.Response, error) {
 			return answer("tok", "", 0), nil
 		}}
 		s := newSource(t, tokensource.Config{Grant: g, Lifetime: tokensource.Lifetime{Forever: true}})
@@ -103,7 +104,7 @@ func TestTokenOfAPersonIsKept(t *testing.T) {
 func TestRefusalEndsWithTheStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := newMemStore()
-		refused := &fakeGrant{person: true, seed: "r", onRefresh: func(context.Context, int, string) (*tokensource.Answer, error) {
+		refused := &fakeGrant{person: true, seed: "r", onRefresh: func(context.Context, int, string) (*tokenendpoint.Response, error) {
 			return nil, refusal("invalid_grant")
 		}}
 		here := newSource(t, tokensource.Config{Grant: refused, Store: store})
@@ -128,7 +129,7 @@ func TestRefusedWhileTheStoreHasANewer(t *testing.T) {
 		store := newMemStore()
 		var other *tokensource.Source
 		g := &fakeGrant{person: true}
-		g.onRefresh = func(ctx context.Context, n int, _ string) (*tokensource.Answer, error) {
+		g.onRefresh = func(ctx context.Context, n int, _ string) (*tokenendpoint.Response, error) {
 			if _, err := other.Exchange(ctx, noKey, code("newer")); err != nil {
 				t.Error(err)
 			}
@@ -154,7 +155,7 @@ func TestRefusedWhileTheStoreHasANewer(t *testing.T) {
 func TestTransientFailureEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		up := time.Now().Add(time.Hour)
-		g := &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokensource.Answer, error) {
+		g := &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokenendpoint.Response, error) {
 			if time.Now().Before(up) {
 				return nil, status(502)
 			}

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/internal/wiretest"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // Resume: a source without keys renews what it finds in the store with no
@@ -69,7 +71,7 @@ func TestResumeWhileTheStoreIsDown(t *testing.T) {
 // Reconsider: a reload gives a refused client another try.
 func TestReconsider(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := &fakeGrant{onToken: func(_ context.Context, n int, _ tokensource.Vars) (*tokensource.Answer, error) {
+		g := &fakeGrant{onToken: func(_ context.Context, n int, _ tokensource.Vars) (*tokenendpoint.Response, error) {
 			if n == 1 {
 				return nil, refusal("invalid_client")
 			}
@@ -106,7 +108,7 @@ func TestStoreChanged(t *testing.T) {
 // can replace the token, and what they bring is told from a renewal.
 func TestRevokedConsent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := &fakeGrant{person: true, onRefresh: func(context.Context, int, string) (*tokensource.Answer, error) {
+		g := &fakeGrant{person: true, onRefresh: func(context.Context, int, string) (*tokenendpoint.Response, error) {
 			return nil, refusal("invalid_grant")
 		}}
 		s := newSource(t, tokensource.Config{Grant: g})
@@ -133,7 +135,7 @@ func TestRevokedConsent(t *testing.T) {
 // Grace: a request does not wait for an endpoint that hangs, after one failure.
 func TestGraceDuringARenewal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := &fakeGrant{onToken: func(ctx context.Context, n int, _ tokensource.Vars) (*tokensource.Answer, error) {
+		g := &fakeGrant{onToken: func(ctx context.Context, n int, _ tokensource.Vars) (*tokenendpoint.Response, error) {
 			switch n {
 			case 1:
 				return answer("tok", "", time.Hour), nil
@@ -163,7 +165,7 @@ func TestGraceDuringARenewal(t *testing.T) {
 // key it was for.
 func TestThrottlingOfManyKeysGrows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokensource.Answer, error) {
+		g := &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokenendpoint.Response, error) {
 			return nil, throttle(0)
 		}}
 		s := newSource(t, tokensource.Config{Grant: g, KeyNames: []string{"user"}, Patience: -1})
@@ -180,11 +182,11 @@ func TestThrottlingOfManyKeysGrows(t *testing.T) {
 // A chained source's outage is not this endpoint's: its breaker stays closed.
 func TestChainedOutageTripsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ep := endpoint(&wire{})
-		inner := &fakeGrant{onToken: func(_ context.Context, n int, _ tokensource.Vars) (*tokensource.Answer, error) {
+		ep := wiretest.Endpoint(&wiretest.Wire{})
+		inner := &fakeGrant{onToken: func(_ context.Context, n int, _ tokensource.Vars) (*tokenendpoint.Response, error) {
 			return nil, status(500)
 		}}
-		ep.Bearer = newSource(t, tokensource.Config{Name: "client", Grant: inner, Patience: -1})
+		ep.Bearer = newSource(t, tokensource.Config{Name: "client", Grant: inner, Patience: -1}).Authorizer()
 		s := newSource(t, tokensource.Config{
 			Name: "user", KeyNames: []string{"user"}, Patience: -1, Breaker: tokensource.BreakerSettings{TripAfter: 2},
 			Grant: &tokensource.EndpointGrant{Name: "request", Endpoint: ep},

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"runtime/debug"
 	"time"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // renewal obtains a token for the entry and says how: by grant,
@@ -143,11 +145,11 @@ func (s *Source) land(e *entry, f *flight, t *Token, via string, err error, why 
 // remember is the failure after another error.
 func remember(last failure, err error, now time.Time) failure {
 	next := failure{attempts: last.attempts + 1, err: err}
-	var chained *chainError
+	var chained *tokenendpoint.AuthorizerError
 	switch {
 	case ofStore(err):
 		next.until = now.Add(min(retryAfter(0, next.attempts, random()), storeRetryMax))
-	case errors.As(err, &chained) && chained.final():
+	case errors.As(err, &chained) && final(chained.Err):
 		// It is the other source's to remember: this one asks it again.
 		next.until = now.Add(recheckStore)
 	case final(err):
@@ -168,8 +170,8 @@ func final(err error) bool {
 // shorter answer does not shorten that. Where it does not say for how long,
 // the source's own count of such answers does: each key's would begin anew.
 func (s *Source) heed(err error, now time.Time) {
-	var ee *EndpointError
-	if !errors.As(err, &ee) || ee.Class != Throttled {
+	var ee *tokenendpoint.Error
+	if !errors.As(err, &ee) || ee.Class != tokenendpoint.Throttled {
 		return
 	}
 	until := now.Add(retryAfter(RetryAfter(err), int(s.throttles.Add(1)), random()))

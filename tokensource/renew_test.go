@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // renewals is 10,000 callers of Renew at once, of one refused token.
@@ -51,7 +52,7 @@ func TestOneRenewalPerGeneration(t *testing.T) {
 // The renewal fails: still one, and the token stays.
 func TestOneFailedRenewal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := &fakeGrant{onToken: func(_ context.Context, n int, _ tokensource.Vars) (*tokensource.Answer, error) {
+		g := &fakeGrant{onToken: func(_ context.Context, n int, _ tokensource.Vars) (*tokenendpoint.Response, error) {
 			time.Sleep(time.Second)
 			if n > 1 {
 				return nil, status(500)
@@ -155,7 +156,7 @@ func TestSameTokenAgain(t *testing.T) {
 func TestRefreshTokenIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var sent []string
-		g := &fakeGrant{seed: "r0", person: true, onRefresh: func(_ context.Context, n int, refresh string) (*tokensource.Answer, error) {
+		g := &fakeGrant{seed: "r0", person: true, onRefresh: func(_ context.Context, n int, refresh string) (*tokenendpoint.Response, error) {
 			sent = append(sent, refresh)
 			return answer(fmt.Sprintf("t%d", n), map[int]string{2: "r2"}[n], time.Hour), nil
 		}}
@@ -176,13 +177,15 @@ func TestRefreshTokenIsKept(t *testing.T) {
 func TestGrantAfterRefusedRefresh(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &fakeGrant{
-			onToken: func(_ context.Context, n int, _ tokensource.Vars) (*tokensource.Answer, error) {
+			onToken: func(_ context.Context, n int, _ tokensource.Vars) (*tokenendpoint.Response, error) {
 				if n > 1 && n < 4 {
 					return nil, status(503)
 				}
 				return answer(fmt.Sprintf("granted-%d", n), fmt.Sprintf("r%d", n), time.Hour), nil
 			},
-			onRefresh: func(context.Context, int, string) (*tokensource.Answer, error) { return nil, refusal("invalid_grant") },
+			onRefresh: func(context.Context, int, string) (*tokenendpoint.Response, error) {
+				return nil, refusal("invalid_grant")
+			},
 		}
 		s := newSource(t, tokensource.Config{Grant: g, KeyNames: []string{"user"}, Patience: time.Minute})
 		k := tokensource.NewKey("ann")
@@ -199,7 +202,7 @@ func TestGrantAfterRefusedRefresh(t *testing.T) {
 func TestGrantWithoutRefresh(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &fakeGrant{
-			onToken: func(_ context.Context, n int, _ tokensource.Vars) (*tokensource.Answer, error) {
+			onToken: func(_ context.Context, n int, _ tokensource.Vars) (*tokenendpoint.Response, error) {
 				return answer(fmt.Sprintf("granted-%d", n), "unused", time.Hour), nil
 			},
 			noRefresh: true,
@@ -219,10 +222,10 @@ func TestGrantWhileTheRefreshEndpointIsDown(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			g := &fakeGrant{
 				elsewhere: elsewhere,
-				onToken: func(_ context.Context, n int, _ tokensource.Vars) (*tokensource.Answer, error) {
+				onToken: func(_ context.Context, n int, _ tokensource.Vars) (*tokenendpoint.Response, error) {
 					return answer(fmt.Sprintf("granted-%d", n), "r", time.Hour), nil
 				},
-				onRefresh: func(context.Context, int, string) (*tokensource.Answer, error) { return nil, status(503) },
+				onRefresh: func(context.Context, int, string) (*tokenendpoint.Response, error) { return nil, status(503) },
 			}
 			s := newSource(t, tokensource.Config{Grant: g, KeyNames: []string{"user"}, Patience: -1})
 			k := tokensource.NewKey("ann")
@@ -247,7 +250,7 @@ func TestPanicInAGrant(t *testing.T) {
 		log, text := capture()
 		var broken atomic.Bool
 		broken.Store(true)
-		g := &fakeGrant{onToken: func(_ context.Context, n int, _ tokensource.Vars) (*tokensource.Answer, error) {
+		g := &fakeGrant{onToken: func(_ context.Context, n int, _ tokensource.Vars) (*tokenendpoint.Response, error) {
 			time.Sleep(time.Second)
 			if broken.Load() {
 				panic("canary in a panic")

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // A process that is reported as not ready gets no requests: what makes it ready
@@ -59,7 +60,7 @@ func TestResumeCallsNobody(t *testing.T) {
 func TestFirstFailureIsMendedWithoutTraffic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var up atomic.Bool
-		g := &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokensource.Answer, error) {
+		g := &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokenendpoint.Response, error) {
 			if !up.Load() {
 				return nil, status(503)
 			}
@@ -82,7 +83,7 @@ func TestFirstFailureIsMendedWithoutTraffic(t *testing.T) {
 // The refresh token was lost, and the person came to another replica.
 func TestLostIsMendedByAnotherReplica(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := &fakeGrant{person: true, onRefresh: func(context.Context, int, string) (*tokensource.Answer, error) {
+		g := &fakeGrant{person: true, onRefresh: func(context.Context, int, string) (*tokenendpoint.Response, error) {
 			return nil, refusal("invalid_grant")
 		}}
 		store := newMemStore()

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 func storageKey(fill byte) []byte { return bytes.Repeat([]byte{fill}, tokensource.StorageKeySize) }
@@ -20,7 +21,7 @@ func storageKey(fill byte) []byte { return bytes.Repeat([]byte{fill}, tokensourc
 func TestSealedRecords(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ann := tokensource.NewKey("ann") // of a source that renews nothing by timer
-		store, g := newMemStore(), &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokensource.Answer, error) {
+		store, g := newMemStore(), &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokenendpoint.Response, error) {
 			return answer("canary-token", "canary-refresh", time.Hour), nil
 		}}
 		with := func(keys ...[]byte) *tokensource.Source {

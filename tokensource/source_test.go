@@ -10,11 +10,13 @@ import (
 	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/internal/wiretest"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // slowly is a grant's Token that takes its time, and its context's end.
-func slowly(d time.Duration) func(context.Context, int, tokensource.Vars) (*tokensource.Answer, error) {
-	return func(ctx context.Context, n int, _ tokensource.Vars) (*tokensource.Answer, error) {
+func slowly(d time.Duration) func(context.Context, int, tokensource.Vars) (*tokenendpoint.Response, error) {
+	return func(ctx context.Context, n int, _ tokensource.Vars) (*tokenendpoint.Response, error) {
 		select {
 		case <-time.After(d):
 			return answer(fmt.Sprintf("granted-%d", n), "", time.Hour), nil
@@ -184,7 +186,7 @@ func TestFleetIsSpread(t *testing.T) {
 		start := time.Now()
 		for range 100 {
 			s := newSource(t, tokensource.Config{Grant: &fakeGrant{
-				onToken: func(_ context.Context, n int, _ tokensource.Vars) (*tokensource.Answer, error) {
+				onToken: func(_ context.Context, n int, _ tokensource.Vars) (*tokenendpoint.Response, error) {
 					mu.Lock()
 					defer mu.Unlock()
 					if n == 2 {
@@ -212,7 +214,7 @@ func TestFleetIsSpread(t *testing.T) {
 
 func TestGrace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := &fakeGrant{onToken: func(_ context.Context, n int, _ tokensource.Vars) (*tokensource.Answer, error) {
+		g := &fakeGrant{onToken: func(_ context.Context, n int, _ tokensource.Vars) (*tokenendpoint.Response, error) {
 			if n > 1 {
 				return nil, status(503)
 			}
@@ -255,7 +257,7 @@ func TestNewRefuses(t *testing.T) {
 // x/oauth2 takes the token_type for the scheme; eBay's is
 // "Application Access Token", and the API wants Bearer.
 func TestOAuth2TokenIsABearer(t *testing.T) {
-	ep := endpoint(answering(200, "", `{"access_token":"tok","token_type":"Application Access Token","uid":7}`))
+	ep := wiretest.Endpoint(wiretest.Responding(200, "", `{"access_token":"tok","token_type":"Application Access Token","uid":7}`))
 	s := endpointSource(t, ep, tokensource.Config{})
 	tok, err := s.TokenSource(context.Background(), noKey).Token()
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 func wantStats(t *testing.T, when string, s *tokensource.Source, want tokensource.Stats) {
@@ -23,7 +24,7 @@ func wantStats(t *testing.T, when string, s *tokensource.Source, want tokensourc
 // has none.
 func TestStatsGrace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := &fakeGrant{onToken: func(_ context.Context, n int, _ tokensource.Vars) (*tokensource.Answer, error) {
+		g := &fakeGrant{onToken: func(_ context.Context, n int, _ tokensource.Vars) (*tokenendpoint.Response, error) {
 			if n > 1 {
 				return nil, status(503)
 			}
@@ -50,7 +51,7 @@ func TestStatsGrace(t *testing.T) {
 // not stored until it is.
 func TestStatsOfAnOperator(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := &fakeGrant{person: true, onRefresh: func(context.Context, int, string) (*tokensource.Answer, error) {
+		g := &fakeGrant{person: true, onRefresh: func(context.Context, int, string) (*tokenendpoint.Response, error) {
 			return nil, refusal("invalid_grant")
 		}}
 		store := newMemStore()

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 var errDisk = errors.New("disk full")
@@ -45,9 +46,9 @@ func TestWrittenBeforeUse(t *testing.T) {
 // A restart asks the store, and nobody else.
 func TestRestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store, g := newMemStore(), &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokensource.Answer, error) {
+		store, g := newMemStore(), &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokenendpoint.Response, error) {
 			a := answer("tok", "", time.Hour)
-			a.Fields = []tokensource.Field{{Name: "instance_url", Value: "https://eu"}}
+			a.Fields = []tokenendpoint.Field{{Name: "instance_url", Value: "https://eu"}}
 			return a, nil
 		}}
 		cfg := tokensource.Config{Grant: g, Store: store, KeyNames: []string{"user"}}

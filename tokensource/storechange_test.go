@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // A store that becomes another one, loses a write, or is damaged, while tokens
@@ -98,7 +99,7 @@ func TestTwoTokensOfOneGeneration(t *testing.T) {
 		last := time.Time{}
 		n := 0
 		// A provider that takes the old one for 15 s more, and of which only the newest pair lives.
-		g := &fakeGrant{person: true, seed: "r0", onRefresh: func(_ context.Context, _ int, r string) (*tokensource.Answer, error) {
+		g := &fakeGrant{person: true, seed: "r0", onRefresh: func(_ context.Context, _ int, r string) (*tokenendpoint.Response, error) {
 			_ = last
 			if !valid[r] {
 				return nil, refusal("invalid_grant")
@@ -191,7 +192,7 @@ func TestCopyKeepsTheRefusal(t *testing.T) {
 		cfg := tokensource.Config{Grant: g, Store: store, Patience: -1}
 		a := newSource(t, cfg)
 		tok := want(t, a, noKey, "refreshed-1")
-		g.onRefresh = func(context.Context, int, string) (*tokensource.Answer, error) {
+		g.onRefresh = func(context.Context, int, string) (*tokenendpoint.Response, error) {
 			n++
 			return nil, refusal("invalid_grant")
 		}

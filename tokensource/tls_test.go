@@ -17,7 +17,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/internal/wiretest"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // certificate is a self-signed one for 127.0.0.1, until a time.
@@ -70,18 +71,18 @@ func TestTLSFailsClosed(t *testing.T) {
 			srv.TLS = &tls.Config{Certificates: []tls.Certificate{c.certificate}}
 			srv.StartTLS()
 			defer srv.Close()
-			transport := tokensource.NewTransport()
+			transport := tokenendpoint.NewTransport()
 			transport.TLSClientConfig = &tls.Config{RootCAs: c.trust}
 			_, port, err := net.SplitHostPort(srv.Listener.Addr().String())
 			if err != nil {
 				t.Fatal(err)
 			}
-			ep := &tokensource.Endpoint{URL: lit("https://" + net.JoinHostPort(c.host, port)), Transport: transport}
+			ep := &tokenendpoint.Endpoint{URL: wiretest.Literal("https://" + net.JoinHostPort(c.host, port)), Transport: transport}
 			if c.says == "" {
-				mustCall(t, ep)
+				wiretest.MustCall(t, ep)
 				return
 			}
-			if ee := mustFail(t, ep); !strings.Contains(ee.Error(), c.says) || !strings.Contains(ee.Error(), "x509") {
+			if ee := wiretest.MustFail(t, ep); !strings.Contains(ee.Error(), c.says) || !strings.Contains(ee.Error(), "x509") {
 				t.Errorf("%v: want an x509 error that says %q", ee, c.says)
 			}
 			if hits.Load() > 0 {

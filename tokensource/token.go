@@ -4,32 +4,13 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"strings"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/oauth2"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
-
-// Answer is what a token endpoint said, read but not yet judged.
-type Answer struct {
-	AccessToken  Secret
-	RefreshToken Secret // empty: none was given
-	TokenType    string
-	// Lifetime is how long the token lives from now: zero when the answer said
-	// nothing usable about it, or NeverExpires.
-	Lifetime time.Duration
-	// Fields are the answer's other scalar members by their dotted paths.
-	Fields []Field
-
-	asked time.Time // when the call began
-}
-
-// NeverExpires is the lifetime of a token that does not expire.
-const NeverExpires time.Duration = -1
-
-// Field is one named value of an answer.
-type Field struct{ Name, Value string }
 
 // Token is one issued access token. It is immutable, shared by all who use
 // it, and prints as a placeholder.
@@ -39,7 +20,7 @@ type Token struct {
 	authorization string
 	refresh       string
 	tokenType     string
-	fields        []Field
+	fields        []tokenendpoint.Field
 
 	issued time.Time
 	due    time.Time // zero: never
@@ -51,6 +32,8 @@ type Token struct {
 	accepted   atomic.Bool // an API took it
 	orphan     atomic.Bool // its refresh token is refused for good
 }
+
+const redacted = "[redacted]"
 
 const bearerPrefix = "Bearer "
 
@@ -138,10 +121,3 @@ func (t *Token) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
 // LogValue implements [slog.LogValuer].
 func (t *Token) LogValue() slog.Value { return slog.StringValue(redacted) }
-
-// injectable reports whether text may go into a header: visible ASCII only
-// (RFC 6750 says less, b64token; real tokens hold more). A line break would
-// let a token endpoint write headers of its own.
-func injectable(text string) bool {
-	return text != "" && strings.IndexFunc(text, func(r rune) bool { return r <= ' ' || r > '~' }) < 0
-}

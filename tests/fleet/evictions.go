@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // shelf is a Store in memory.
@@ -74,33 +75,33 @@ type granted struct {
 	calls atomic.Int64
 }
 
-func (g *granted) answer(v tokensource.Vars) (*tokensource.Answer, error) {
+func (g *granted) answer(v tokensource.Vars) (*tokenendpoint.Response, error) {
 	g.calls.Add(1)
 	user, ok := v.Lookup("key.user")
 	if !ok {
 		return nil, errors.New("no user")
 	}
-	return &tokensource.Answer{
-		AccessToken:  tokensource.NewSecret(tokenOf("access", user, g.size)),
-		RefreshToken: tokensource.NewSecret(tokenOf("refresh", user, 64)),
+	return &tokenendpoint.Response{
+		AccessToken:  tokenendpoint.NewSecret(tokenOf("access", user, g.size)),
+		RefreshToken: tokenendpoint.NewSecret(tokenOf("refresh", user, 64)),
 		TokenType:    "Bearer", Lifetime: 24 * time.Hour,
 	}, nil
 }
 
-func (g *granted) Token(_ context.Context, v tokensource.Vars) (*tokensource.Answer, error) {
+func (g *granted) Token(_ context.Context, v tokensource.Vars) (*tokenendpoint.Response, error) {
 	return g.answer(v)
 }
 
-func (g *granted) Refresh(_ context.Context, v tokensource.Vars, _ tokensource.Secret) (*tokensource.Answer, error) {
+func (g *granted) Refresh(_ context.Context, v tokensource.Vars, _ tokenendpoint.Secret) (*tokenendpoint.Response, error) {
 	return g.answer(v)
 }
 
-func (*granted) Type() string             { return "granted" }
-func (*granted) Identity() []string       { return nil }
-func (*granted) CanRefresh() bool         { return true }
-func (*granted) Seed() tokensource.Secret { return tokensource.Secret{} }
-func (*granted) NeedsPerson() bool        { return false }
-func (*granted) SameEndpoint() bool       { return true }
+func (*granted) Type() string               { return "granted" }
+func (*granted) Identity() []string         { return nil }
+func (*granted) CanRefresh() bool           { return true }
+func (*granted) Seed() tokenendpoint.Secret { return tokenendpoint.Secret{} }
+func (*granted) NeedsPerson() bool          { return false }
+func (*granted) SameEndpoint() bool         { return true }
 
 // inLibrary uses many more keys than are kept in memory.
 func (s *memory) inLibrary(ctx context.Context, r *report) error {

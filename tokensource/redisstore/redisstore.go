@@ -43,6 +43,7 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // Config says where Redis is.
@@ -54,7 +55,7 @@ type Config struct {
 	Master string
 	// Username and Password authenticate at the server.
 	Username string
-	Password tokensource.Secret
+	Password tokenendpoint.Secret
 	// DB is the number of the database. Default: 0. A cluster has no other.
 	DB int
 	// TLS, if not nil, encrypts the connections.

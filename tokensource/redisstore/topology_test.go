@@ -15,8 +15,8 @@ import (
 	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tests/redistest"
-	"github.com/caddy-bearer/caddy-bearer/tokensource"
 	"github.com/caddy-bearer/caddy-bearer/tokensource/redisstore"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 func TestNew(t *testing.T) {
@@ -35,11 +35,11 @@ func TestNew(t *testing.T) {
 func TestPassword(t *testing.T) {
 	const password, wrong = "hunter2-and-more", "hunter3-and-more"
 	server := redistest.Start(t, "--requirepass", password)
-	good := open(t, redisstore.Config{Password: tokensource.NewSecret(password), DB: 3, Prefix: "p:"}, server.Addr)
+	good := open(t, redisstore.Config{Password: tokenendpoint.NewSecret(password), DB: 3, Prefix: "p:"}, server.Addr)
 	must(t, good.Swap(t.Context(), "a", nil, []byte("one")))
 	for name, cfg := range map[string]redisstore.Config{
-		"none": {}, "wrong": {Password: tokensource.NewSecret(wrong)},
-		"wrong user": {Username: "nobody", Password: tokensource.NewSecret(wrong)},
+		"none": {}, "wrong": {Password: tokenendpoint.NewSecret(wrong)},
+		"wrong user": {Username: "nobody", Password: tokenendpoint.NewSecret(wrong)},
 	} {
 		s := open(t, cfg, server.Addr)
 		_, err := s.Load(t.Context(), "a")

@@ -1,4 +1,4 @@
-package tokensource_test
+package tokenendpoint_test
 
 import (
 	"errors"
@@ -8,13 +8,14 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/internal/wiretest"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // K7 and K8: how a token is found in an answer.
 func TestAnswers(t *testing.T) {
 	for name, c := range map[string]struct {
-		response          tokensource.Response
+		response          tokenendpoint.ResponseOptions
 		status            int
 		contentType, body string
 		headers           []string
@@ -29,23 +30,23 @@ func TestAnswers(t *testing.T) {
 		"a form as HTML":        {contentType: "text/html; charset=utf-8", body: "access_token=a&expires_in=60\n", access: "a", lifetime: time.Minute},
 		"a form as JSON":        {contentType: "application/json", body: "access_token=a&expires_in=60", access: "a", lifetime: time.Minute},
 		"a form without a type": {body: "access_token=a", access: "a"},
-		"Facebook's old form":   {response: tokensource.Response{ExpiresIn: []string{"expires"}}, contentType: "text/plain", body: "access_token=a&expires=60", access: "a", lifetime: time.Minute},
+		"Facebook's old form":   {response: tokenendpoint.ResponseOptions{ExpiresIn: []string{"expires"}}, contentType: "text/plain", body: "access_token=a&expires=60", access: "a", lifetime: time.Minute},
 		"a form by the settings": {
-			response: tokensource.Response{Format: tokensource.FormatForm}, contentType: "application/json",
+			response: tokenendpoint.ResponseOptions{Format: tokenendpoint.FormatForm}, contentType: "application/json",
 			body: "access_token=a&note={x}", access: "a",
 		},
-		"text":                   {response: tokensource.Response{Format: tokensource.FormatText}, body: " a.b=c \n", access: "a.b=c"},
+		"text":                   {response: tokenendpoint.ResponseOptions{Format: tokenendpoint.FormatText}, body: " a.b=c \n", access: "a.b=c"},
 		"201":                    {status: 201, body: `{"access_token":"a"}`, access: "a"},
-		"a status by settings":   {response: tokensource.Response{Status: []int{418}}, status: 418, body: `{"access_token":"a"}`, access: "a"},
-		"a path":                 {response: tokensource.Response{AccessToken: []string{"data.token.value"}}, body: `{"data":{"token":{"value":"a"}}}`, access: "a"},
-		"the first that is":      {response: tokensource.Response{AccessToken: []string{"x", "y.z", "accessToken"}}, body: `{"y":{},"accessToken":"a"}`, access: "a"},
-		"an empty one is none":   {response: tokensource.Response{AccessToken: []string{"x", "y"}}, body: `{"x":"","y":"a"}`, access: "a"},
-		"an array at the root":   {response: tokensource.Response{AccessToken: []string{"0.access_token"}, ExpiresIn: []string{"0.expires"}}, body: `[{"code":1,"access_token":"a","expires":"60"}]`, access: "a", lifetime: time.Minute},
-		"an index":               {response: tokensource.Response{AccessToken: []string{"tokens.1"}}, body: `{"tokens":["x","a"]}`, access: "a"},
-		"a name with dots":       {response: tokensource.Response{AccessToken: []string{"urn:x.token"}}, body: `{"urn:x.token":"a"}`, access: "a"},
-		"a name with dots below": {response: tokensource.Response{AccessToken: []string{`d.x\.y`}}, body: `{"d":{"x.y":"a"}}`, access: "a"},
-		"a header":               {response: tokensource.Response{AccessToken: []string{"header:X-Auth"}}, headers: []string{"X-Auth", "a"}, access: "a"},
-		"a header beside JSON":   {response: tokensource.Response{AccessToken: []string{"header:X-Auth"}, RefreshToken: []string{"r"}}, headers: []string{"X-Auth", "a"}, body: `{"r":"rr"}`, access: "a", refresh: "rr"},
+		"a status by settings":   {response: tokenendpoint.ResponseOptions{Status: []int{418}}, status: 418, body: `{"access_token":"a"}`, access: "a"},
+		"a path":                 {response: tokenendpoint.ResponseOptions{AccessToken: []string{"data.token.value"}}, body: `{"data":{"token":{"value":"a"}}}`, access: "a"},
+		"the first that is":      {response: tokenendpoint.ResponseOptions{AccessToken: []string{"x", "y.z", "accessToken"}}, body: `{"y":{},"accessToken":"a"}`, access: "a"},
+		"an empty one is none":   {response: tokenendpoint.ResponseOptions{AccessToken: []string{"x", "y"}}, body: `{"x":"","y":"a"}`, access: "a"},
+		"an array at the root":   {response: tokenendpoint.ResponseOptions{AccessToken: []string{"0.access_token"}, ExpiresIn: []string{"0.expires"}}, body: `[{"code":1,"access_token":"a","expires":"60"}]`, access: "a", lifetime: time.Minute},
+		"an index":               {response: tokenendpoint.ResponseOptions{AccessToken: []string{"tokens.1"}}, body: `{"tokens":["x","a"]}`, access: "a"},
+		"a name with dots":       {response: tokenendpoint.ResponseOptions{AccessToken: []string{"urn:x.token"}}, body: `{"urn:x.token":"a"}`, access: "a"},
+		"a name with dots below": {response: tokenendpoint.ResponseOptions{AccessToken: []string{`d.x\.y`}}, body: `{"d":{"x.y":"a"}}`, access: "a"},
+		"a header":               {response: tokenendpoint.ResponseOptions{AccessToken: []string{"header:X-Auth"}}, headers: []string{"X-Auth", "a"}, access: "a"},
+		"a header beside JSON":   {response: tokenendpoint.ResponseOptions{AccessToken: []string{"header:X-Auth"}, RefreshToken: []string{"r"}}, headers: []string{"X-Auth", "a"}, body: `{"r":"rr"}`, access: "a", refresh: "rr"},
 		"a number":               {body: `{"access_token":12345678901234567890}`, access: "12345678901234567890"},
 		"null refresh token":     {body: `{"access_token":"a","refresh_token":null}`, access: "a"},
 		"eBay's token type":      {body: `{"access_token":"a","token_type":"Application Access Token"}`, access: "a"},
@@ -55,9 +56,9 @@ func TestAnswers(t *testing.T) {
 			if c.status == 0 {
 				c.status = 200
 			}
-			ep := endpoint(answering(c.status, c.contentType, c.body, c.headers...))
+			ep := wiretest.Endpoint(wiretest.Responding(c.status, c.contentType, c.body, c.headers...))
 			ep.Response = c.response
-			a := mustCall(t, ep)
+			a := wiretest.MustCall(t, ep)
 			if a.AccessToken.Reveal() != c.access || a.RefreshToken.Reveal() != c.refresh || a.Lifetime != c.lifetime {
 				t.Errorf("token %q, refresh token %q, lifetime %v, want %q, %q, %v", a.AccessToken.Reveal(), a.RefreshToken.Reveal(), a.Lifetime, c.access, c.refresh, c.lifetime)
 			}
@@ -82,8 +83,8 @@ func TestAnswersWithoutToken(t *testing.T) {
 		"a closing brace":  `{"access_token":"canary"}}`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			ee := mustFail(t, endpoint(answering(200, "application/json", body)))
-			if ee.Class != tokensource.Transient || ee.Status != 200 || !ee.Sent || !errors.Is(ee, tokensource.ErrUnavailable) {
+			ee := wiretest.MustFail(t, wiretest.Endpoint(wiretest.Responding(200, "application/json", body)))
+			if ee.Class != tokenendpoint.Transient || ee.Status != 200 || !ee.Sent || !errors.Is(ee, tokenendpoint.ErrUnavailable) {
 				t.Errorf("%+v: want transient, sent, status 200", *ee)
 			}
 			if strings.Contains(strings.ToLower(ee.Error()), "canary") {
@@ -96,48 +97,48 @@ func TestAnswersWithoutToken(t *testing.T) {
 // Attack 7: a token that would not be one header value is refused.
 func TestTokensThatMustNotBeInjected(t *testing.T) {
 	for _, token := range []string{`z\r\nX-Evil: 1`, `z\nb`, `z\rb`, `z\tb`, `z b`, `zä`, `z\u0000`, `z\u007f`, `z\u00a0b`, `z\u2028`, `z\ud800`, ` z`, `z `} {
-		w := answering(200, "application/json", `{"access_token":"`+token+`"}`)
-		if ee := mustFail(t, endpoint(w)); strings.Contains(ee.Error(), token) {
+		w := wiretest.Responding(200, "application/json", `{"access_token":"`+token+`"}`)
+		if ee := wiretest.MustFail(t, wiretest.Endpoint(w)); strings.Contains(ee.Error(), token) {
 			t.Errorf("the error shows the token: %v", ee)
 		}
 	}
-	ep := endpoint(answering(200, "text/plain", "a b"))
-	ep.Response.Format = tokensource.FormatText
-	mustFail(t, ep)
-	ep = endpoint(answering(200, formType, "access_token=a%0d%0ab"))
-	mustFail(t, ep)
-	ep = endpoint(answering(200, "", "", "X-Auth", "a\tb"))
+	ep := wiretest.Endpoint(wiretest.Responding(200, "text/plain", "a b"))
+	ep.Response.Format = tokenendpoint.FormatText
+	wiretest.MustFail(t, ep)
+	ep = wiretest.Endpoint(wiretest.Responding(200, formType, "access_token=a%0d%0ab"))
+	wiretest.MustFail(t, ep)
+	ep = wiretest.Endpoint(wiretest.Responding(200, "", "", "X-Auth", "a\tb"))
 	ep.Response.AccessToken = []string{"header:X-Auth"}
-	mustFail(t, ep)
+	wiretest.MustFail(t, ep)
 }
 
 // K10: GitHub, Slack, Zoho and WeChat say errors with status 200.
 func TestErrorWhen(t *testing.T) {
 	const token = `"access_token":"a"`
 	for name, c := range map[string]struct {
-		when tokensource.Predicate
+		when tokenendpoint.Matcher
 		body string
 		fail bool
 	}{
-		"Slack, an error":     {tokensource.Predicate{JSON: "ok", Values: []string{"false"}}, `{"ok":false,` + token + `}`, true},
-		"Slack, none":         {tokensource.Predicate{JSON: "ok", Values: []string{"false"}}, `{"ok":true,` + token + `}`, false},
-		"a member is there":   {tokensource.Predicate{JSON: "error"}, `{"error":"x",` + token + `}`, true},
-		"a member is null":    {tokensource.Predicate{JSON: "error"}, `{"error":null,` + token + `}`, false},
-		"a member is empty":   {tokensource.Predicate{JSON: "error"}, `{"error":"",` + token + `}`, false},
-		"an object is there":  {tokensource.Predicate{JSON: "error"}, `{"error":{"code":1},` + token + `}`, true},
-		"Fitbit's list":       {tokensource.Predicate{JSON: "errors.0.errorType"}, `{"errors":[{"errorType":"x"}],` + token + `}`, true},
-		"WeChat's number":     {tokensource.Predicate{JSON: "errcode", Values: []string{"4*"}}, `{"errcode":40001,` + token + `}`, true},
-		"another number":      {tokensource.Predicate{JSON: "errcode", Values: []string{"4*"}}, `{"errcode":0,` + token + `}`, false},
-		"whatever the case":   {tokensource.Predicate{JSON: "status", Values: []string{"FAIL*"}}, `{"status":"Failure",` + token + `}`, true},
-		"a pattern's middle":  {tokensource.Predicate{JSON: "e", Values: []string{"a*b*c"}}, `{"e":"a-bb-c",` + token + `}`, true},
-		"a pattern's overlap": {tokensource.Predicate{JSON: "e", Values: []string{"ab*ba"}}, `{"e":"aba",` + token + `}`, false},
-		"a header":            {tokensource.Predicate{Header: "X-Status", Values: []string{"bad"}}, `{` + token + `}`, true},
-		"a status":            {tokensource.Predicate{Status: []int{200}}, `{` + token + `}`, true},
+		"Slack, an error":     {tokenendpoint.Matcher{JSON: "ok", Values: []string{"false"}}, `{"ok":false,` + token + `}`, true},
+		"Slack, none":         {tokenendpoint.Matcher{JSON: "ok", Values: []string{"false"}}, `{"ok":true,` + token + `}`, false},
+		"a member is there":   {tokenendpoint.Matcher{JSON: "error"}, `{"error":"x",` + token + `}`, true},
+		"a member is null":    {tokenendpoint.Matcher{JSON: "error"}, `{"error":null,` + token + `}`, false},
+		"a member is empty":   {tokenendpoint.Matcher{JSON: "error"}, `{"error":"",` + token + `}`, false},
+		"an object is there":  {tokenendpoint.Matcher{JSON: "error"}, `{"error":{"code":1},` + token + `}`, true},
+		"Fitbit's list":       {tokenendpoint.Matcher{JSON: "errors.0.errorType"}, `{"errors":[{"errorType":"x"}],` + token + `}`, true},
+		"WeChat's number":     {tokenendpoint.Matcher{JSON: "errcode", Values: []string{"4*"}}, `{"errcode":40001,` + token + `}`, true},
+		"another number":      {tokenendpoint.Matcher{JSON: "errcode", Values: []string{"4*"}}, `{"errcode":0,` + token + `}`, false},
+		"whatever the case":   {tokenendpoint.Matcher{JSON: "status", Values: []string{"FAIL*"}}, `{"status":"Failure",` + token + `}`, true},
+		"a pattern's middle":  {tokenendpoint.Matcher{JSON: "e", Values: []string{"a*b*c"}}, `{"e":"a-bb-c",` + token + `}`, true},
+		"a pattern's overlap": {tokenendpoint.Matcher{JSON: "e", Values: []string{"ab*ba"}}, `{"e":"aba",` + token + `}`, false},
+		"a header":            {tokenendpoint.Matcher{Header: "X-Status", Values: []string{"bad"}}, `{` + token + `}`, true},
+		"a status":            {tokenendpoint.Matcher{Status: []int{200}}, `{` + token + `}`, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			ep := endpoint(answering(200, "application/json", c.body, "X-Status", "bad"))
-			ep.Response.ErrorWhen = []tokensource.Predicate{c.when}
-			if _, err := call(ep); (err != nil) != c.fail {
+			ep := wiretest.Endpoint(wiretest.Responding(200, "application/json", c.body, "X-Status", "bad"))
+			ep.Response.ErrorWhen = []tokenendpoint.Matcher{c.when}
+			if _, err := wiretest.Call(ep); (err != nil) != c.fail {
 				t.Errorf("error %v, want one: %v", err, c.fail)
 			}
 		})
@@ -146,11 +147,11 @@ func TestErrorWhen(t *testing.T) {
 
 // What an answer holds besides can be used, but none of its tokens.
 func TestFields(t *testing.T) {
-	ep := endpoint(answering(200, "", `{"access_token":"a","refresh_token":"r","id_token":"i","expires_in":1,
+	ep := wiretest.Endpoint(wiretest.Responding(200, "", `{"access_token":"a","refresh_token":"r","id_token":"i","expires_in":1,
 		"instance_url":"https://eu.example","uid":7,"ok":true,"list":[1],"null":null,
 		"authed_user":{"id":"U1","access_token":"xoxp-canary","refresh_token":"xoxe-canary"}}`))
 	var got []string
-	for _, f := range mustCall(t, ep).Fields {
+	for _, f := range wiretest.MustCall(t, ep).Fields {
 		got = append(got, f.Name+"="+f.Value)
 	}
 	want := []string{"authed_user.id=U1", "instance_url=https://eu.example", "ok=true", "uid=7"}
@@ -178,8 +179,8 @@ func TestRetryAfterForms(t *testing.T) {
 			"Sun, 06 Nov 1994 08:49:37 GMT":                           0,
 			"Fri, 31 Dec 9999 23:59:59 GMT":                           5 * time.Minute,
 		} {
-			ee := mustFail(t, endpoint(answering(503, "", "", "Retry-After", text)))
-			if got := tokensource.RetryAfter(ee); got != want {
+			ee := wiretest.MustFail(t, wiretest.Endpoint(wiretest.Responding(503, "", "", "Retry-After", text)))
+			if got := min(ee.RetryAfter, 5*time.Minute); got != want {
 				t.Errorf("Retry-After %q: %v, want %v", text, got, want)
 			}
 		}

@@ -1,4 +1,4 @@
-package tokensource
+package tokenendpoint
 
 import (
 	"errors"
@@ -136,9 +136,9 @@ func (t Template) Expand(lookup func(name string) (string, bool)) (string, error
 	return b.String(), nil
 }
 
-// text is the template without its variables' values: an identity for
+// Text is the template without its variables' values: an identity for
 // settings that hold only constants.
-func (t Template) text() string {
+func (t Template) Text() string {
 	var b strings.Builder
 	for _, p := range t.parts() {
 		if p.variable != "" {

@@ -1,4 +1,4 @@
-package tokensource
+package tokenendpoint
 
 import (
 	"bytes"
@@ -12,10 +12,10 @@ import (
 	"strings"
 )
 
-// Predicate is one thing that can be said of an answer: its status, a header,
+// Matcher is one thing that can be said of an answer: its status, a header,
 // or a member of its JSON body. Exactly one of Status, Header and JSON is
 // set. The same predicates judge token endpoints and APIs.
-type Predicate struct {
+type Matcher struct {
 	// Status: the answer's status is one of these.
 	Status []int `json:"status,omitempty"`
 	// Header: a header of this name has a value that matches one of Values.
@@ -30,7 +30,7 @@ type Predicate struct {
 
 // Matches reports whether the predicate holds. body is the decoded JSON body,
 // nil when there is none.
-func (p Predicate) Matches(status int, header http.Header, body any) bool {
+func (p Matcher) Matches(status int, header http.Header, body any) bool {
 	switch {
 	case len(p.Status) > 0:
 		return slices.Contains(p.Status, status)
@@ -51,11 +51,11 @@ func (p Predicate) Matches(status int, header http.Header, body any) bool {
 }
 
 // AnyMatches reports whether one of the predicates holds.
-func AnyMatches(ps []Predicate, status int, header http.Header, body any) bool {
-	return slices.ContainsFunc(ps, func(p Predicate) bool { return p.Matches(status, header, body) })
+func AnyMatches(ps []Matcher, status int, header http.Header, body any) bool {
+	return slices.ContainsFunc(ps, func(p Matcher) bool { return p.Matches(status, header, body) })
 }
 
-func (p Predicate) matchesText(text string) bool {
+func (p Matcher) matchesText(text string) bool {
 	if len(p.Values) == 0 {
 		return text != ""
 	}

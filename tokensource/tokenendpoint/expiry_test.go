@@ -1,4 +1,4 @@
-package tokensource_test
+package tokenendpoint_test
 
 import (
 	"encoding/base64"
@@ -8,19 +8,20 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/internal/wiretest"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // lifetimeOf is what an endpoint makes of an answer with this expires_in.
-func lifetimeOf(t *testing.T, kind tokensource.ExpiryKind, access, expiresIn string) time.Duration {
+func lifetimeOf(t *testing.T, kind tokenendpoint.ExpiryKind, access, expiresIn string) time.Duration {
 	t.Helper()
 	body := fmt.Sprintf(`{"access_token":%q}`, access)
 	if expiresIn != "" {
 		body = fmt.Sprintf(`{"access_token":%q,"expires_in":%s}`, access, expiresIn)
 	}
-	ep := endpoint(answering(200, "application/json", body))
+	ep := wiretest.Endpoint(wiretest.Responding(200, "application/json", body))
 	ep.Response.ExpiryKind = kind
-	return mustCall(t, ep).Lifetime
+	return wiretest.MustCall(t, ep).Lifetime
 }
 
 // FAULTS row 13, and what PROVIDERS 2A lists: whatever expires_in is, the
@@ -73,30 +74,30 @@ func TestExpiryKinds(t *testing.T) {
 		now := time.Now()
 		epoch := now.Unix() + 600
 		for _, c := range []struct {
-			kind tokensource.ExpiryKind
+			kind tokenendpoint.ExpiryKind
 			json string
 			want time.Duration
 		}{
-			{tokensource.ExpiryAuto, "3600", time.Hour},
-			{tokensource.ExpirySeconds, "3600", time.Hour},
-			{tokensource.ExpirySeconds, `"1h"`, 0},
-			{tokensource.ExpirySeconds, "1e30", 0},
-			{tokensource.ExpiryMillis, "3600000", time.Hour},
-			{tokensource.ExpiryMillis, "-5", 0},
-			{tokensource.ExpiryEpoch, strconv.FormatInt(epoch, 10), 10 * time.Minute},
-			{tokensource.ExpiryEpoch, strconv.Quote(strconv.FormatInt(epoch, 10)), 10 * time.Minute},
-			{tokensource.ExpiryEpoch, "3600", 0},
-			{tokensource.ExpiryEpochMs, strconv.FormatInt(epoch*1000, 10), 10 * time.Minute},
-			{tokensource.ExpiryRFC3339, `"` + now.Add(time.Hour).In(time.FixedZone("", 7200)).Format(time.RFC3339) + `"`, time.Hour},
-			{tokensource.ExpiryRFC3339, `"tomorrow"`, 0},
-			{tokensource.ExpiryRFC3339, `"1999-01-01T00:00:00Z"`, 0},
-			{tokensource.ExpiryDuration, `"1h30m"`, 90 * time.Minute},
-			{tokensource.ExpiryDuration, `"-1h"`, 0},
-			{tokensource.ExpiryDHHMM, `"0:01:30"`, 90 * time.Minute},
-			{tokensource.ExpiryDHHMM, `"1:00"`, 0},
-			{tokensource.ExpiryDHHMM, `"65535:65535:65535"`, 65535 * (24*time.Hour + time.Hour + time.Minute)},
-			{tokensource.ExpiryDHHMM, `"65536:0:0"`, 0},
-			{tokensource.ExpiryDHHMM, `"-1:0:0"`, 0},
+			{tokenendpoint.ExpiryAuto, "3600", time.Hour},
+			{tokenendpoint.ExpirySeconds, "3600", time.Hour},
+			{tokenendpoint.ExpirySeconds, `"1h"`, 0},
+			{tokenendpoint.ExpirySeconds, "1e30", 0},
+			{tokenendpoint.ExpiryMillis, "3600000", time.Hour},
+			{tokenendpoint.ExpiryMillis, "-5", 0},
+			{tokenendpoint.ExpiryEpoch, strconv.FormatInt(epoch, 10), 10 * time.Minute},
+			{tokenendpoint.ExpiryEpoch, strconv.Quote(strconv.FormatInt(epoch, 10)), 10 * time.Minute},
+			{tokenendpoint.ExpiryEpoch, "3600", 0},
+			{tokenendpoint.ExpiryEpochMs, strconv.FormatInt(epoch*1000, 10), 10 * time.Minute},
+			{tokenendpoint.ExpiryRFC3339, `"` + now.Add(time.Hour).In(time.FixedZone("", 7200)).Format(time.RFC3339) + `"`, time.Hour},
+			{tokenendpoint.ExpiryRFC3339, `"tomorrow"`, 0},
+			{tokenendpoint.ExpiryRFC3339, `"1999-01-01T00:00:00Z"`, 0},
+			{tokenendpoint.ExpiryDuration, `"1h30m"`, 90 * time.Minute},
+			{tokenendpoint.ExpiryDuration, `"-1h"`, 0},
+			{tokenendpoint.ExpiryDHHMM, `"0:01:30"`, 90 * time.Minute},
+			{tokenendpoint.ExpiryDHHMM, `"1:00"`, 0},
+			{tokenendpoint.ExpiryDHHMM, `"65535:65535:65535"`, 65535 * (24*time.Hour + time.Hour + time.Minute)},
+			{tokenendpoint.ExpiryDHHMM, `"65536:0:0"`, 0},
+			{tokenendpoint.ExpiryDHHMM, `"-1:0:0"`, 0},
 		} {
 			if got := lifetimeOf(t, c.kind, "tok", c.json); !near(got, c.want) {
 				t.Errorf("%s of %s: %v, want %v", c.kind, c.json, got, c.want)
@@ -131,7 +132,7 @@ func TestJWTExpiry(t *testing.T) {
 			"three parts": {"a.b.c", 0},
 		} {
 			// expires_in is not asked: the token's own word counts
-			if got := lifetimeOf(t, tokensource.ExpiryJWT, c.token, "5"); !near(got, c.want) {
+			if got := lifetimeOf(t, tokenendpoint.ExpiryJWT, c.token, "5"); !near(got, c.want) {
 				t.Errorf("%s: %v, want %v", name, got, c.want)
 			}
 		}
@@ -140,13 +141,13 @@ func TestJWTExpiry(t *testing.T) {
 
 // Each of them is known, and nothing else is.
 func TestValidExpiryKind(t *testing.T) {
-	for _, kind := range tokensource.ExpiryKinds() {
-		if !tokensource.ValidExpiryKind(kind) {
+	for _, kind := range tokenendpoint.ExpiryKinds() {
+		if !tokenendpoint.ValidExpiryKind(kind) {
 			t.Errorf("%s is not valid", kind)
 		}
 	}
-	for _, kind := range []tokensource.ExpiryKind{"", "days", "EPOCH"} {
-		if tokensource.ValidExpiryKind(kind) {
+	for _, kind := range []tokenendpoint.ExpiryKind{"", "days", "EPOCH"} {
+		if tokenendpoint.ValidExpiryKind(kind) {
 			t.Errorf("%q is valid", kind)
 		}
 	}

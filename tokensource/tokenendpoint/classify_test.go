@@ -1,4 +1,4 @@
-package tokensource_test
+package tokenendpoint_test
 
 import (
 	"errors"
@@ -8,21 +8,22 @@ import (
 
 	"golang.org/x/oauth2"
 
-	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/internal/wiretest"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // K11: what an error means, by its code, its status and the settings.
 func TestClassification(t *testing.T) {
 	const (
-		transient = tokensource.Transient
-		throttled = tokensource.Throttled
-		permanent = tokensource.Permanent
+		transient = tokenendpoint.Transient
+		throttled = tokenendpoint.Throttled
+		permanent = tokenendpoint.Permanent
 	)
 	for name, c := range map[string]struct {
 		status  int
 		body    string
 		headers []string
-		class   tokensource.Class
+		class   tokenendpoint.Class
 		code    string
 	}{
 		"invalid_grant":             {400, `{"error":"invalid_grant"}`, nil, permanent, "invalid_grant"},
@@ -56,11 +57,11 @@ func TestClassification(t *testing.T) {
 		"a code too long":           {400, `{"error":"` + strings.Repeat("x", 65) + `"}`, nil, transient, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			ee := mustFail(t, endpoint(answering(c.status, "application/json", c.body, c.headers...)))
+			ee := wiretest.MustFail(t, wiretest.Endpoint(wiretest.Responding(c.status, "application/json", c.body, c.headers...)))
 			if ee.Class != c.class || ee.Code != c.code || ee.Status != c.status {
 				t.Errorf("%v, code %q, status %d, want %v, %q, %d", ee.Class, ee.Code, ee.Status, c.class, c.code, c.status)
 			}
-			if errors.Is(ee, tokensource.ErrRefused) != (c.class == permanent) || errors.Is(ee, tokensource.ErrUnavailable) == (c.class == permanent) {
+			if errors.Is(ee, tokenendpoint.ErrRefused) != (c.class == permanent) || errors.Is(ee, tokenendpoint.ErrUnavailable) == (c.class == permanent) {
 				t.Errorf("%v is neither or both of ErrRefused and ErrUnavailable", ee)
 			}
 		})
@@ -69,28 +70,28 @@ func TestClassification(t *testing.T) {
 
 func TestClassificationBySettings(t *testing.T) {
 	for name, c := range map[string]struct {
-		response tokensource.Response
+		response tokenendpoint.ResponseOptions
 		status   int
 		body     string
-		class    tokensource.Class
+		class    tokenendpoint.Class
 	}{
-		"Basiq throttles with 403": {tokensource.Response{Throttled: []tokensource.Predicate{{Status: []int{403}}}}, 403, "", tokensource.Throttled},
-		"Sage: 404 is for good":    {tokensource.Response{Permanent: []tokensource.Predicate{{Status: []int{404}}}}, 404, "", tokensource.Permanent},
-		"a code of its own":        {tokensource.Response{Permanent: []tokensource.Predicate{{JSON: "error", Values: []string{"LOCKED_*"}}}}, 500, `{"error":"locked_out"}`, tokensource.Permanent},
-		"Zoho throttles with 200": {tokensource.Response{
-			ErrorWhen: []tokensource.Predicate{{JSON: "error"}},
-			Throttled: []tokensource.Predicate{{JSON: "error", Values: []string{"access denied"}}},
-		}, 200, `{"error":"Access Denied","access_token":"a"}`, tokensource.Throttled},
-		"throttled before permanent": {tokensource.Response{
-			Permanent: []tokensource.Predicate{{Status: []int{403}}},
-			Throttled: []tokensource.Predicate{{Status: []int{403}}},
-		}, 403, "", tokensource.Throttled},
-		"200 not accepted": {tokensource.Response{Status: []int{201}}, 200, `{"access_token":"a"}`, tokensource.Transient},
+		"Basiq throttles with 403": {tokenendpoint.ResponseOptions{Throttled: []tokenendpoint.Matcher{{Status: []int{403}}}}, 403, "", tokenendpoint.Throttled},
+		"Sage: 404 is for good":    {tokenendpoint.ResponseOptions{Permanent: []tokenendpoint.Matcher{{Status: []int{404}}}}, 404, "", tokenendpoint.Permanent},
+		"a code of its own":        {tokenendpoint.ResponseOptions{Permanent: []tokenendpoint.Matcher{{JSON: "error", Values: []string{"LOCKED_*"}}}}, 500, `{"error":"locked_out"}`, tokenendpoint.Permanent},
+		"Zoho throttles with 200": {tokenendpoint.ResponseOptions{
+			ErrorWhen: []tokenendpoint.Matcher{{JSON: "error"}},
+			Throttled: []tokenendpoint.Matcher{{JSON: "error", Values: []string{"access denied"}}},
+		}, 200, `{"error":"Access Denied","access_token":"a"}`, tokenendpoint.Throttled},
+		"throttled before permanent": {tokenendpoint.ResponseOptions{
+			Permanent: []tokenendpoint.Matcher{{Status: []int{403}}},
+			Throttled: []tokenendpoint.Matcher{{Status: []int{403}}},
+		}, 403, "", tokenendpoint.Throttled},
+		"200 not accepted": {tokenendpoint.ResponseOptions{Status: []int{201}}, 200, `{"access_token":"a"}`, tokenendpoint.Transient},
 	} {
 		t.Run(name, func(t *testing.T) {
-			ep := endpoint(answering(c.status, "application/json", c.body))
+			ep := wiretest.Endpoint(wiretest.Responding(c.status, "application/json", c.body))
 			ep.Response = c.response
-			if ee := mustFail(t, ep); ee.Class != c.class {
+			if ee := wiretest.MustFail(t, ep); ee.Class != c.class {
 				t.Errorf("%v, want %v", ee.Class, c.class)
 			}
 		})
@@ -101,9 +102,9 @@ func TestClassificationBySettings(t *testing.T) {
 // short secret is part of many words.
 func TestClassOfACodeThatHoldsASecret(t *testing.T) {
 	for _, secret := range []string{"client", "invalid_client", "a", "my-invalid_client-secret"} {
-		ep := endpoint(answering(400, "application/json", `{"error":"invalid_client"}`))
-		ep.Client = tokensource.Client{ID: lit("id"), Secret: lit(secret)}
-		if ee := mustFail(t, ep); ee.Class != tokensource.Permanent {
+		ep := wiretest.Endpoint(wiretest.Responding(400, "application/json", `{"error":"invalid_client"}`))
+		ep.Client = tokenendpoint.Client{ID: wiretest.Literal("id"), Secret: wiretest.Literal(secret)}
+		if ee := wiretest.MustFail(t, ep); ee.Class != tokenendpoint.Permanent {
 			t.Errorf("with the secret %q: %v, want permanent", secret, ee.Class)
 		}
 	}
@@ -112,15 +113,15 @@ func TestClassOfACodeThatHoldsASecret(t *testing.T) {
 // FAULTS row 11: a redirect is an error, and reaches nobody.
 func TestRedirectsAreNotFollowed(t *testing.T) {
 	for _, status := range []int{301, 302, 303, 307, 308} {
-		w := answering(status, "", "", "Location", "https://evil.example/token")
-		ep := endpoint(w)
-		ep.Client = tokensource.Client{ID: lit("id"), Secret: lit("canary")}
-		ep.Auth = tokensource.ClientSecretPost
-		ee := mustFail(t, ep)
-		if w.count() != 1 {
-			t.Errorf("%d: followed to %s", status, w.requests[w.count()-1].url)
+		w := wiretest.Responding(status, "", "", "Location", "https://evil.example/token")
+		ep := wiretest.Endpoint(w)
+		ep.Client = tokenendpoint.Client{ID: wiretest.Literal("id"), Secret: wiretest.Literal("canary")}
+		ep.Auth = tokenendpoint.ClientSecretPost
+		ee := wiretest.MustFail(t, ep)
+		if w.Count() != 1 {
+			t.Errorf("%d: followed to %s", status, w.Requests[w.Count()-1].URL)
 		}
-		if ee.Status != status || ee.Class != tokensource.Transient || strings.Contains(ee.Error(), "evil") {
+		if ee.Status != status || ee.Class != tokenendpoint.Transient || strings.Contains(ee.Error(), "evil") {
 			t.Errorf("%d: %v", status, ee)
 		}
 	}
@@ -129,8 +130,8 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 // net/http parses Location before it asks whether to follow, and quotes it.
 func TestRedirectToWhatIsNoURL(t *testing.T) {
 	for _, location := range []string{":canary", "http://[::1]:canary/", "/%zz?canary"} {
-		ep := endpoint(answering(302, "", "", "Location", location))
-		ee := mustFail(t, ep)
+		ep := wiretest.Endpoint(wiretest.Responding(302, "", "", "Location", location))
+		ee := wiretest.MustFail(t, ep)
 		if strings.Contains(ee.Error(), "canary") {
 			t.Errorf("the error quotes Location: %v", ee)
 		}
@@ -141,12 +142,12 @@ func TestRedirectToWhatIsNoURL(t *testing.T) {
 }
 
 func TestErrorIsReadableForOAuth2(t *testing.T) {
-	_, err := call(endpoint(answering(400, "application/json", `{"error":"invalid_grant","error_description":"canary"}`)))
+	_, err := wiretest.Call(wiretest.Endpoint(wiretest.Responding(400, "application/json", `{"error":"invalid_grant","error_description":"canary"}`)))
 	var re *oauth2.RetrieveError
 	if !errors.As(err, &re) || re.ErrorCode != "invalid_grant" || re.Response.StatusCode != 400 || len(re.Body) > 0 || re.ErrorDescription != "" {
 		t.Errorf("RetrieveError is %+v", re)
 	}
-	_, err = call(endpoint(failing(errors.New("gone"))))
+	_, err = wiretest.Call(wiretest.Endpoint(wiretest.Failing(errors.New("gone"))))
 	if errors.As(err, &re) {
 		t.Errorf("without an answer there is a RetrieveError: %+v", re)
 	}

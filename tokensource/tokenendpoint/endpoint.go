@@ -1,4 +1,4 @@
-package tokensource
+package tokenendpoint
 
 import (
 	"context"
@@ -40,11 +40,11 @@ type Endpoint struct {
 	// Bearer authorizes the call by another source's token, for the same
 	// key's values. When the endpoint answers 401, that token is renewed and
 	// the call made once more.
-	Bearer *Source
+	Bearer Authorizer
 	// Timeout bounds one call, from the dial to the last byte. Default: 10s.
 	Timeout time.Duration
-	// Response says how the answer reads.
-	Response Response
+	// Response says how the response reads.
+	Response ResponseOptions
 	// Transport makes the call. Default: [NewTransport].
 	Transport http.RoundTripper
 }
@@ -74,98 +74,44 @@ var defaultTransport = NewTransport()
 // maxAnswer is what is read of an answer, after decompression.
 const maxAnswer = 64 << 10
 
-// Call sends the parameters, and the endpoint's own, and reads the answer.
-// call names it in errors: the grant's type, or refresh_token. The error is
-// an [*EndpointError], or says what is wrong with the settings.
-func (ep *Endpoint) Call(ctx context.Context, call string, params []Param, v Vars) (*Answer, error) {
+// Lookup returns the value of a template's variable, such as key.user; false
+// when there is no such variable.
+type Lookup func(name string) (value string, ok bool)
+
+// Call sends the parameters, and the endpoint's own, and reads the response.
+// call names it in errors: the grant's type, or refresh_token. vars gives the
+// values of the templates' variables; nil: there are none. The error is an
+// [*Error] or an [*AuthorizerError], or says what is wrong with the settings.
+func (ep *Endpoint) Call(ctx context.Context, call string, params []Param, vars Lookup) (*Response, error) {
+	if vars == nil {
+		vars = func(string) (string, bool) { return "", false }
+	}
 	if ep.Bearer == nil {
-		return ep.attempt(ctx, call, params, v, nil)
+		return ep.attempt(ctx, call, params, vars, nil)
 	}
-	key, err := ep.Bearer.keyFrom(v)
-	if err != nil {
-		return nil, err
-	}
-	t, err := ep.Bearer.Token(ctx, key)
-	if err != nil {
-		return nil, &chainError{ep.Bearer.Name(), err}
-	}
-	a, err := ep.attempt(ctx, call, params, v, t)
-	if !refusedBearer(err) {
-		acceptedBy(t, err)
-		return a, err
-	}
-	fresh, renewErr := ep.Bearer.Renew(ctx, key, t)
-	if renewErr != nil {
-		return nil, err
-	}
-	a, err = ep.attempt(ctx, call, params, v, fresh)
-	if !refusedBearer(err) {
-		acceptedBy(fresh, err)
-	}
-	return a, err
-}
-
-// refusedBearer reports whether the endpoint refused the other source's token,
-// which says nothing final about this one.
-func refusedBearer(err error) bool {
-	var ee *EndpointError
-	if !errors.As(err, &ee) || ee.Status != http.StatusUnauthorized {
-		return false
-	}
-	ee.Class = Transient
-	return true
-}
-
-// acceptedBy notes that an endpoint which answered took the token.
-func acceptedBy(t *Token, err error) {
-	var ee *EndpointError
-	if err == nil || (errors.As(err, &ee) && ee.Status != 0 && ee.Status < http.StatusInternalServerError) {
-		t.Accepted()
-	}
-}
-
-// chainError: the source whose token authorizes the call has none.
-type chainError struct {
-	source string
-	err    error
-}
-
-func (e *chainError) Error() string { return "token of source " + e.source + ": " + e.err.Error() }
-func (e *chainError) Unwrap() error { return e.err }
-func (e *chainError) final() bool   { return final(e.err) }
-
-// keyFrom picks this source's key out of another's: the values of the same
-// names.
-func (s *Source) keyFrom(v Vars) (Key, error) {
-	values := make([]string, 0, len(s.cfg.KeyNames))
-	for _, name := range s.cfg.KeyNames {
-		value, ok := v.Lookup("key." + name)
-		if !ok {
-			return Key{}, fmt.Errorf("source %s has the key %q, which the source that uses it has not", s.cfg.Name, name)
-		}
-		values = append(values, value)
-	}
-	return NewKey(values...), nil
+	return ep.authorized(ctx, call, params, vars)
 }
 
 // attempt makes one call. Every attempt is authenticated anew: assertions are
 // good for one.
-func (ep *Endpoint) attempt(ctx context.Context, call string, params []Param, v Vars, bearer *Token) (*Answer, error) {
+func (ep *Endpoint) attempt(ctx context.Context, call string, params []Param, vars Lookup, bearer Authorization) (*Response, error) {
 	timeout := ep.Timeout
-	setDefault(&timeout, DefaultTimeout)
+	if timeout == 0 {
+		timeout = DefaultTimeout
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errTimeout)
 	defer cancel()
 
-	req, secrets, err := ep.newRequest(ctx, params, v, bearer)
+	req, secrets, err := ep.newRequest(ctx, params, vars, bearer)
 	if err != nil {
 		return nil, fmt.Errorf("%s call: %w", call, err)
 	}
-	fail := &EndpointError{Call: call, Host: req.URL.Host}
+	fail := &Error{Call: call, Host: req.URL.Host}
 	transport := ep.Transport
 	if transport == nil {
 		transport = defaultTransport
 	}
-	if err := maySend(ctx); err != nil {
+	if err := beforeSend(ctx); err != nil {
 		return nil, fmt.Errorf("%s call: %w", call, err)
 	}
 	// A round trip, not a client's Do: redirects would carry the client secret to

@@ -1,4 +1,4 @@
-package tokensource
+package tokenendpoint
 
 import (
 	"errors"
@@ -23,9 +23,28 @@ const (
 	FormatText Format = "text" // the whole body is the token
 )
 
-// Response says how an endpoint's answers read. Its zero value is RFC 6749,
-// section 5, taken with tolerance: the content type is not trusted.
+// Response is what a token endpoint said, read but not yet judged.
 type Response struct {
+	AccessToken Secret
+	// RefreshToken is empty when none was given.
+	RefreshToken Secret
+	TokenType    string
+	// Lifetime is how long the token lives from now: zero when the response said
+	// nothing usable about it, or NeverExpires.
+	Lifetime time.Duration
+	// Fields are the response's other scalar members by their dotted paths.
+	Fields []Field
+}
+
+// NeverExpires is the lifetime of a token that does not expire.
+const NeverExpires time.Duration = -1
+
+// Field is one named value of a response.
+type Field struct{ Name, Value string }
+
+// ResponseOptions says how an endpoint's responses read. Its zero value is RFC 6749,
+// section 5, taken with tolerance: the content type is not trusted.
+type ResponseOptions struct {
 	// Format. Default: FormatAuto.
 	Format Format
 	// Status lists the statuses that an answer with a token may have.
@@ -40,28 +59,30 @@ type Response struct {
 	ExpiresIn  []string
 	ExpiryKind ExpiryKind
 	// ErrorWhen marks an answer as an error, whatever its status.
-	ErrorWhen []Predicate
+	ErrorWhen []Matcher
 	// Transient, Throttled and Permanent say what an error means, in this order
-	// and before the defaults of [Response.classOf] do.
-	Transient []Predicate
-	Throttled []Predicate
-	Permanent []Predicate
+	// and before the defaults of [ResponseOptions.classOf] do.
+	Transient []Matcher
+	Throttled []Matcher
+	Permanent []Matcher
 }
 
+// ErrBadToken says that a token could not go into a header, see [ValidToken].
+var ErrBadToken = errors.New("the answer's token has characters that must not go into a header")
+
 var (
-	errNotAnswer = errors.New("the answer is not readable as a token answer")
-	errNoToken   = errors.New("the answer has no access token")
-	errBadToken  = errors.New("the answer's token has characters that must not go into a header")
-	errErrorWhen = errors.New("the answer is an error by error_when")
-	errRedirect  = errors.New("the answer is a redirect, which is not followed: expected the token endpoint itself")
+	errNotResponse = errors.New("the answer is not readable as a token answer")
+	errNoToken     = errors.New("the answer has no access token")
+	errErrorWhen   = errors.New("the answer is an error by error_when")
+	errRedirect    = errors.New("the answer is a redirect, which is not followed: expected the token endpoint itself")
 )
 
 // read judges an answer. fail is filled in and returned when it brings no token.
-func (r *Response) read(fail *EndpointError, res *http.Response, body []byte, secrets []string) (*Answer, error) {
+func (r *ResponseOptions) read(fail *Error, res *http.Response, body []byte, secrets []string) (*Response, error) {
 	doc := r.parse(res, body)
 	isError := AnyMatches(r.ErrorWhen, res.StatusCode, res.Header, doc)
 	if r.accepts(res.StatusCode) && !isError {
-		answer, err := r.answer(res, body, doc)
+		answer, err := r.response(res, body, doc)
 		if err == nil {
 			return answer, nil
 		}
@@ -80,7 +101,7 @@ func (r *Response) read(fail *EndpointError, res *http.Response, body []byte, se
 	return nil, fail
 }
 
-func (r *Response) accepts(status int) bool {
+func (r *ResponseOptions) accepts(status int) bool {
 	if len(r.Status) > 0 {
 		return slices.Contains(r.Status, status)
 	}
@@ -88,7 +109,7 @@ func (r *Response) accepts(status int) bool {
 }
 
 // parse reads the body as a document, nil if it is none.
-func (r *Response) parse(res *http.Response, body []byte) any {
+func (r *ResponseOptions) parse(res *http.Response, body []byte) any {
 	if r.Format != FormatForm && r.Format != FormatText {
 		if doc := DecodeJSON(body); doc != nil || r.Format == FormatJSON {
 			return doc
@@ -116,22 +137,22 @@ func (r *Response) parse(res *http.Response, body []byte) any {
 }
 
 // answer takes the token and what comes with it out of a document.
-func (r *Response) answer(res *http.Response, body []byte, doc any) (*Answer, error) {
-	a := &Answer{}
+func (r *ResponseOptions) response(res *http.Response, body []byte, doc any) (*Response, error) {
+	a := &Response{}
 	var access string
 	switch {
 	case r.Format == FormatText:
 		access = strings.TrimSpace(string(body))
 	case doc == nil && !r.headersOnly():
-		return nil, errNotAnswer
+		return nil, errNotResponse
 	default:
 		access = r.first(r.AccessToken, "access_token", res.Header, doc)
 	}
 	if access == "" {
 		return nil, errNoToken
 	}
-	if !injectable(access) {
-		return nil, errBadToken
+	if !ValidToken(access) {
+		return nil, ErrBadToken
 	}
 	a.AccessToken = NewSecret(access)
 	a.RefreshToken = NewSecret(r.first(r.RefreshToken, "refresh_token", res.Header, doc))
@@ -143,14 +164,14 @@ func (r *Response) answer(res *http.Response, body []byte, doc any) (*Answer, er
 
 const headerPath = "header:"
 
-func (r *Response) headersOnly() bool {
+func (r *ResponseOptions) headersOnly() bool {
 	return len(r.AccessToken) > 0 && !slices.ContainsFunc(r.AccessToken, func(p string) bool {
 		return !strings.HasPrefix(p, headerPath)
 	})
 }
 
 // first returns the first value that is there and not empty.
-func (r *Response) first(paths []string, otherwise string, header http.Header, doc any) string {
+func (r *ResponseOptions) first(paths []string, otherwise string, header http.Header, doc any) string {
 	if len(paths) == 0 {
 		paths = []string{otherwise}
 	}
@@ -169,7 +190,7 @@ func (r *Response) first(paths []string, otherwise string, header http.Header, d
 	return ""
 }
 
-func (r *Response) lifetime(header http.Header, doc any, access string) time.Duration {
+func (r *ResponseOptions) lifetime(header http.Header, doc any, access string) time.Duration {
 	now := time.Now()
 	switch r.ExpiryKind {
 	case ExpiryJWT:
@@ -188,7 +209,7 @@ const (
 
 // fields lists the scalar members, so that headers and URLs can be made of
 // them. The tokens themselves are not among them.
-func (r *Response) fields(doc any) []Field {
+func (r *ResponseOptions) fields(doc any) []Field {
 	skip := []string{"access_token", "refresh_token", "id_token", "expires_in", "token_type"}
 	skip = append(skip, r.AccessToken...)
 	skip = append(skip, r.RefreshToken...)
@@ -239,7 +260,7 @@ var (
 // classOf says what an error means: by the settings, else by its code, else
 // by its status. An unknown refusal is taken for transient: back-off makes
 // that cheap, and a permanent one that is not would be an outage.
-func (r *Response) classOf(res *http.Response, doc any, code string) Class {
+func (r *ResponseOptions) classOf(res *http.Response, doc any, code string) Class {
 	status := res.StatusCode
 	switch {
 	case AnyMatches(r.Transient, status, res.Header, doc):
@@ -296,8 +317,8 @@ func withoutSecrets(code string, secrets []string) string {
 func parseRetryAfter(text string, now time.Time) time.Duration {
 	text = strings.TrimSpace(text)
 	if seconds, err := strconv.ParseFloat(text, 64); err == nil {
-		if seconds > retryAfterMax.Seconds() {
-			return retryAfterMax
+		if seconds > maxRetryAfter.Seconds() {
+			return maxRetryAfter
 		}
 		return max(time.Duration(seconds*float64(time.Second)), 0)
 	}
@@ -305,4 +326,14 @@ func parseRetryAfter(text string, now time.Time) time.Duration {
 		return max(t.Sub(now), 0)
 	}
 	return 0
+}
+
+// maxRetryAfter caps Retry-After: a provider once said 10^9 seconds.
+const maxRetryAfter = 5 * time.Minute
+
+// ValidToken reports whether text may go into a header as a token: visible
+// ASCII only. RFC 6750 allows less (b64token), but real tokens hold more. A line
+// break would let a token endpoint write headers of its own.
+func ValidToken(text string) bool {
+	return text != "" && strings.IndexFunc(text, func(r rune) bool { return r <= ' ' || r > '~' }) < 0
 }

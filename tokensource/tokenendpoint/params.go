@@ -1,4 +1,4 @@
-package tokensource
+package tokenendpoint
 
 import (
 	"bytes"
@@ -84,9 +84,9 @@ func (p *ParamList) put(s sent) {
 
 // expand fills in the templates of the grant's parameters and the endpoint's,
 // renames and leaves out.
-func (ep *Endpoint) expand(p *ParamList, params []Param, v Vars) error {
+func (ep *Endpoint) expand(p *ParamList, params []Param, vars Lookup) error {
 	for _, param := range params {
-		value, err := param.Value.Expand(v.Lookup)
+		value, err := param.Value.Expand(vars)
 		if err != nil {
 			return fmt.Errorf("parameter %s: %w", param.Name, err)
 		}

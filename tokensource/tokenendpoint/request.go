@@ -1,7 +1,8 @@
-package tokensource
+package tokenendpoint
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -19,8 +20,8 @@ type Client struct {
 	Secret Template
 }
 
-// TokenRequest is a token request while it is being made.
-type TokenRequest struct {
+// Request is a token request while it is being made.
+type Request struct {
 	URL    *url.URL
 	Header http.Header
 	Params *ParamList
@@ -30,14 +31,14 @@ type TokenRequest struct {
 // is called for every attempt, so one that signs assertions can make each
 // with an identifier of its own (a repeated jti is refused).
 type ClientAuth interface {
-	Authenticate(ctx context.Context, id string, secret Secret, r *TokenRequest) error
+	Authenticate(ctx context.Context, id string, secret Secret, r *Request) error
 }
 
 // ClientAuthFunc is a function as a [ClientAuth].
-type ClientAuthFunc func(ctx context.Context, id string, secret Secret, r *TokenRequest) error
+type ClientAuthFunc func(ctx context.Context, id string, secret Secret, r *Request) error
 
 // Authenticate implements [ClientAuth].
-func (f ClientAuthFunc) Authenticate(ctx context.Context, id string, secret Secret, r *TokenRequest) error {
+func (f ClientAuthFunc) Authenticate(ctx context.Context, id string, secret Secret, r *Request) error {
 	return f(ctx, id, secret, r)
 }
 
@@ -46,30 +47,30 @@ func (f ClientAuthFunc) Authenticate(ctx context.Context, id string, secret Secr
 var (
 	// ClientSecretBasic: HTTP Basic over the form-encoded id and secret, as
 	// RFC 6749, section 2.3.1 wants it.
-	ClientSecretBasic ClientAuth = ClientAuthFunc(func(_ context.Context, id string, secret Secret, r *TokenRequest) error {
+	ClientSecretBasic ClientAuth = ClientAuthFunc(func(_ context.Context, id string, secret Secret, r *Request) error {
 		setBasic(r, url.QueryEscape(id), url.QueryEscape(secret.Reveal()))
 		return nil
 	})
 	// ClientSecretBasicRaw: HTTP Basic without the encoding, as RFC 7617 has
 	// it and as many servers expect.
-	ClientSecretBasicRaw ClientAuth = ClientAuthFunc(func(_ context.Context, id string, secret Secret, r *TokenRequest) error {
+	ClientSecretBasicRaw ClientAuth = ClientAuthFunc(func(_ context.Context, id string, secret Secret, r *Request) error {
 		setBasic(r, id, secret.Reveal())
 		return nil
 	})
 	// ClientSecretPost: among the parameters, wherever they go.
-	ClientSecretPost ClientAuth = ClientAuthFunc(func(_ context.Context, id string, secret Secret, r *TokenRequest) error {
+	ClientSecretPost ClientAuth = ClientAuthFunc(func(_ context.Context, id string, secret Secret, r *Request) error {
 		r.Params.Set("client_id", id)
 		r.Params.SetSecret("client_secret", secret)
 		return nil
 	})
 	// ClientSecretQuery: in the query, though other parameters go elsewhere.
-	ClientSecretQuery ClientAuth = ClientAuthFunc(func(_ context.Context, id string, secret Secret, r *TokenRequest) error {
+	ClientSecretQuery ClientAuth = ClientAuthFunc(func(_ context.Context, id string, secret Secret, r *Request) error {
 		r.Params.put(sent{name: "client_id", value: id, in: ParamsQuery})
 		r.Params.put(sent{name: "client_secret", value: secret.Reveal(), in: ParamsQuery, secret: true})
 		return nil
 	})
 	// ClientNone: a public client names itself, if it has a name.
-	ClientNone ClientAuth = ClientAuthFunc(func(_ context.Context, id string, _ Secret, r *TokenRequest) error {
+	ClientNone ClientAuth = ClientAuthFunc(func(_ context.Context, id string, _ Secret, r *Request) error {
 		if id != "" {
 			r.Params.Set("client_id", id)
 		}
@@ -79,7 +80,7 @@ var (
 
 // ClientSecretHeader sends the id and the secret as headers of those names.
 func ClientSecretHeader(idName, secretName string) ClientAuth {
-	return ClientAuthFunc(func(_ context.Context, id string, secret Secret, r *TokenRequest) error {
+	return ClientAuthFunc(func(_ context.Context, id string, secret Secret, r *Request) error {
 		r.Header.Set(idName, id)
 		r.Header.Set(secretName, secret.Reveal())
 		return nil
@@ -89,7 +90,7 @@ func ClientSecretHeader(idName, secretName string) ClientAuth {
 // ClientSecretTemplate sends an Authorization header made of {id}, {secret}
 // and {base64}, which is the base64 of "id:secret".
 func ClientSecretTemplate(t Template) ClientAuth {
-	return ClientAuthFunc(func(_ context.Context, id string, secret Secret, r *TokenRequest) error {
+	return ClientAuthFunc(func(_ context.Context, id string, secret Secret, r *Request) error {
 		value, err := t.Expand(func(name string) (string, bool) {
 			switch name {
 			case "id":
@@ -106,15 +107,15 @@ func ClientSecretTemplate(t Template) ClientAuth {
 	})
 }
 
-func setBasic(r *TokenRequest, user, password string) {
+func setBasic(r *Request, user, password string) {
 	r.Header.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(user+":"+password)))
 }
 
 // newRequest makes the request, and lists the secrets in it, to be looked for
 // in what comes back.
-func (ep *Endpoint) newRequest(ctx context.Context, params []Param, v Vars, bearer *Token) (*http.Request, []string, error) {
+func (ep *Endpoint) newRequest(ctx context.Context, params []Param, vars Lookup, bearer Authorization) (*http.Request, []string, error) {
 	rawURL, err := ep.URL.Expand(func(name string) (string, bool) {
-		value, ok := v.Lookup(name)
+		value, ok := vars(name)
 		return escapeInURL(value), ok && value != "." && value != ".."
 	})
 	if err != nil {
@@ -124,19 +125,19 @@ func (ep *Endpoint) newRequest(ctx context.Context, params []Param, v Vars, bear
 	if err != nil || u.Host == "" || u.User != nil { // the parser's error quotes it
 		return nil, nil, errors.New("token_url: expected an absolute URL without credentials")
 	}
-	tr := &TokenRequest{URL: u, Header: http.Header{}, Params: &ParamList{}}
-	if err := ep.expand(tr.Params, params, v); err != nil {
+	tr := &Request{URL: u, Header: http.Header{}, Params: &ParamList{}}
+	if err := ep.expand(tr.Params, params, vars); err != nil {
 		return nil, nil, err
 	}
-	secrets, err := ep.authenticate(ctx, tr, v, bearer)
+	secrets, err := ep.authenticate(ctx, tr, vars, bearer)
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := ep.expand(tr.Params, ep.Params, v); err != nil {
+	if err := ep.expand(tr.Params, ep.Params, vars); err != nil {
 		return nil, nil, err
 	}
 	ep.dialect(tr.Params)
-	req, err := ep.finish(ctx, tr, v)
+	req, err := ep.finish(ctx, tr, vars)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -160,12 +161,12 @@ func escapeInURL(value string) string {
 }
 
 // authenticate adds the client's credentials, and the chained token.
-func (ep *Endpoint) authenticate(ctx context.Context, tr *TokenRequest, v Vars, bearer *Token) (secrets []string, err error) {
-	id, err := ep.Client.ID.Expand(v.Lookup)
+func (ep *Endpoint) authenticate(ctx context.Context, tr *Request, vars Lookup, bearer Authorization) (secrets []string, err error) {
+	id, err := ep.Client.ID.Expand(vars)
 	if err != nil {
 		return nil, fmt.Errorf("client_id: %w", err)
 	}
-	secret, err := ep.Client.Secret.Expand(v.Lookup)
+	secret, err := ep.Client.Secret.Expand(vars)
 	if err != nil {
 		return nil, fmt.Errorf("client_secret: %w", err)
 	}
@@ -194,7 +195,7 @@ func (ep *Endpoint) authenticate(ctx context.Context, tr *TokenRequest, v Vars, 
 }
 
 // finish encodes the parameters and sets the headers, the configured ones last.
-func (ep *Endpoint) finish(ctx context.Context, tr *TokenRequest, v Vars) (*http.Request, error) {
+func (ep *Endpoint) finish(ctx context.Context, tr *Request, vars Lookup) (*http.Request, error) {
 	query, body, contentType, err := ep.encode(tr.Params)
 	if err != nil {
 		return nil, err
@@ -205,8 +206,7 @@ func (ep *Endpoint) finish(ctx context.Context, tr *TokenRequest, v Vars) (*http
 		}
 		tr.URL.RawQuery += query.Encode()
 	}
-	method := strings.ToUpper(ep.Method)
-	setDefault(&method, http.MethodPost)
+	method := cmp.Or(strings.ToUpper(ep.Method), http.MethodPost)
 	if method == http.MethodGet {
 		body = nil
 	}
@@ -222,7 +222,7 @@ func (ep *Endpoint) finish(ctx context.Context, tr *TokenRequest, v Vars) (*http
 		setHeader(req.Header, "Content-Type", contentType)
 	}
 	for _, h := range ep.Header {
-		value, err := h.Value.Expand(v.Lookup)
+		value, err := h.Value.Expand(vars)
 		if err != nil {
 			return nil, fmt.Errorf("header %s: %w", h.Name, err)
 		}

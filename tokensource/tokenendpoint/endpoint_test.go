@@ -1,4 +1,4 @@
-package tokensource_test
+package tokenendpoint_test
 
 import (
 	"bytes"
@@ -17,15 +17,16 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/internal/wiretest"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // serve starts a token endpoint on a socket and returns one that calls it.
-func serve(t *testing.T, h http.HandlerFunc) *tokensource.Endpoint {
+func serve(t *testing.T, h http.HandlerFunc) *tokenendpoint.Endpoint {
 	t.Helper()
 	srv := httptest.NewServer(h)
 	t.Cleanup(srv.Close)
-	return &tokensource.Endpoint{URL: lit(srv.URL + "/token"), Transport: tokensource.NewTransport()}
+	return &tokenendpoint.Endpoint{URL: wiretest.Literal(srv.URL + "/token"), Transport: tokenendpoint.NewTransport()}
 }
 
 // endless is a body that never ends, and counts what is taken of it.
@@ -44,13 +45,13 @@ func (e *endless) Close() error { return nil }
 // FAULTS row 12: an answer is cut at 64 KiB.
 func TestEndlessAnswer(t *testing.T) {
 	body := &endless{}
-	ep := endpoint(&wire{respond: func(*http.Request) (*http.Response, error) {
-		r := respond(200, "application/json", "")
+	ep := wiretest.Endpoint(&wiretest.Wire{Respond: func(*http.Request) (*http.Response, error) {
+		r := wiretest.Respond(200, "application/json", "")
 		r.Body = body
 		return r, nil
 	}})
-	ee := mustFail(t, ep)
-	if !strings.Contains(ee.Error(), "64 KiB") || ee.Class != tokensource.Transient {
+	ee := wiretest.MustFail(t, ep)
+	if !strings.Contains(ee.Error(), "64 KiB") || ee.Class != tokenendpoint.Transient {
 		t.Errorf("%v: want a transient error that says 64 KiB", ee)
 	}
 	if body.read > 128<<10 {
@@ -61,9 +62,9 @@ func TestEndlessAnswer(t *testing.T) {
 func TestLongestAnswer(t *testing.T) {
 	const most = 64 << 10
 	token := `{"access_token":"a"}`
-	mustCall(t, endpoint(answering(200, "", token+strings.Repeat(" ", most-len(token)))))
-	mustFail(t, endpoint(answering(200, "", token+strings.Repeat(" ", most-len(token)+1))))
-	if ee := mustFail(t, endpoint(answering(429, "", strings.Repeat(" ", most+1), "Retry-After", "9"))); ee.Class != tokensource.Throttled || ee.RetryAfter != 9*time.Second {
+	wiretest.MustCall(t, wiretest.Endpoint(wiretest.Responding(200, "", token+strings.Repeat(" ", most-len(token)))))
+	wiretest.MustFail(t, wiretest.Endpoint(wiretest.Responding(200, "", token+strings.Repeat(" ", most-len(token)+1))))
+	if ee := wiretest.MustFail(t, wiretest.Endpoint(wiretest.Responding(429, "", strings.Repeat(" ", most+1), "Retry-After", "9"))); ee.Class != tokenendpoint.Throttled || ee.RetryAfter != 9*time.Second {
 		t.Errorf("a long 429: %+v, want throttled for 9s", *ee)
 	}
 }
@@ -81,7 +82,7 @@ func TestGzipBomb(t *testing.T) {
 		w.Header().Set("Content-Encoding", "gzip")
 		_, _ = w.Write(bomb.Bytes())
 	})
-	if ee := mustFail(t, ep); !strings.Contains(ee.Error(), "64 KiB") {
+	if ee := wiretest.MustFail(t, ep); !strings.Contains(ee.Error(), "64 KiB") {
 		t.Errorf("%v: want an error that says 64 KiB", ee)
 	}
 }
@@ -93,8 +94,8 @@ func TestNoAnswer(t *testing.T) {
 		<-r.Context().Done()
 	})
 	ep.Timeout = 20 * time.Millisecond
-	ee := mustFail(t, ep)
-	if ee.Status != 0 || !ee.Sent || ee.Class != tokensource.Transient || !strings.Contains(ee.Error(), "in time") {
+	ee := wiretest.MustFail(t, ep)
+	if ee.Status != 0 || !ee.Sent || ee.Class != tokenendpoint.Transient || !strings.Contains(ee.Error(), "in time") {
 		t.Errorf("%v, %+v: want transient, sent, without a status", ee, *ee)
 	}
 }
@@ -102,17 +103,17 @@ func TestNoAnswer(t *testing.T) {
 // FAULTS row 10: one byte a second, for ever.
 func TestAnswerThatDribbles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ep := endpoint(&wire{respond: func(r *http.Request) (*http.Response, error) {
-			res := respond(200, "application/json", "")
+		ep := wiretest.Endpoint(&wiretest.Wire{Respond: func(r *http.Request) (*http.Response, error) {
+			res := wiretest.Respond(200, "application/json", "")
 			res.Body = io.NopCloser(dribble{r.Context()})
 			return res, nil
 		}})
 		start := time.Now()
-		if ee := mustFail(t, ep); !ee.Sent || !strings.Contains(ee.Error(), "in time") {
+		if ee := wiretest.MustFail(t, ep); !ee.Sent || !strings.Contains(ee.Error(), "in time") {
 			t.Errorf("%v: want a timeout", ee)
 		}
-		if took := time.Since(start); took > tokensource.DefaultTimeout {
-			t.Errorf("it took %v, want %v", took, tokensource.DefaultTimeout)
+		if took := time.Since(start); took > tokenendpoint.DefaultTimeout {
+			t.Errorf("it took %v, want %v", took, tokenendpoint.DefaultTimeout)
 		}
 	})
 }
@@ -132,14 +133,14 @@ func (d dribble) Read(p []byte) (int, error) {
 // The caller's own deadline is the shorter one.
 func TestCallerGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ep := endpoint(&wire{respond: func(r *http.Request) (*http.Response, error) {
+		ep := wiretest.Endpoint(&wiretest.Wire{Respond: func(r *http.Request) (*http.Response, error) {
 			<-r.Context().Done()
 			return nil, r.Context().Err()
 		}})
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		start := time.Now()
-		_, err := ep.Call(ctx, "x", nil, tokensource.Vars{})
+		_, err := ep.Call(ctx, "x", nil, nil)
 		if err == nil || time.Since(start) != time.Second {
 			t.Errorf("%v after %v, want an error after 1s", err, time.Since(start))
 		}
@@ -163,8 +164,8 @@ func TestResetInTheBody(t *testing.T) {
 				_, _ = conn.Write([]byte(head + `{"access_token":"canary`))
 				_ = conn.Close()
 			})
-			ee := mustFail(t, ep)
-			if ee.Status != 200 || !ee.Sent || ee.Class != tokensource.Transient || strings.Contains(ee.Error(), "canary") {
+			ee := wiretest.MustFail(t, ep)
+			if ee.Status != 200 || !ee.Sent || ee.Class != tokenendpoint.Transient || strings.Contains(ee.Error(), "canary") {
 				t.Errorf("%v, %+v: want transient, sent, status 200", ee, *ee)
 			}
 		})
@@ -184,7 +185,7 @@ func TestAnswerThatIsNotHTTP(t *testing.T) {
 			_, _ = conn.Write([]byte(text))
 			_ = conn.Close()
 		})
-		if ee := mustFail(t, ep); strings.Contains(ee.Error(), "canary") || !ee.Sent || ee.Class != tokensource.Transient {
+		if ee := wiretest.MustFail(t, ep); strings.Contains(ee.Error(), "canary") || !ee.Sent || ee.Class != tokenendpoint.Transient {
 			t.Errorf("%q: %v", text, ee)
 		}
 	}
@@ -195,10 +196,10 @@ func TestNobodyThere(t *testing.T) {
 	nxdomain := &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: "idp.example", IsNotFound: true}}
 	refused := &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
 	for _, cause := range []error{nxdomain, refused} {
-		transport := tokensource.NewTransport()
+		transport := tokenendpoint.NewTransport()
 		transport.DialContext = func(context.Context, string, string) (net.Conn, error) { return nil, cause }
-		ee := mustFail(t, &tokensource.Endpoint{URL: lit("http://idp.example/"), Transport: transport})
-		if ee.Sent || ee.Class != tokensource.Transient || !errors.Is(ee, tokensource.ErrUnavailable) {
+		ee := wiretest.MustFail(t, &tokenendpoint.Endpoint{URL: wiretest.Literal("http://idp.example/"), Transport: transport})
+		if ee.Sent || ee.Class != tokenendpoint.Transient || !errors.Is(ee, tokenendpoint.ErrUnavailable) {
 			t.Errorf("%v, %+v: want transient and not sent", ee, *ee)
 		}
 	}
@@ -208,13 +209,13 @@ func TestNobodyThere(t *testing.T) {
 // a secret.
 func TestBadURL(t *testing.T) {
 	for _, text := range []string{"", "/canary", "canary", "http://", "https://canary:port/x", "http://[canary", "://canary"} {
-		_, err := call(&tokensource.Endpoint{URL: lit(text)})
-		var ee *tokensource.EndpointError
+		_, err := wiretest.Call(&tokenendpoint.Endpoint{URL: wiretest.Literal(text)})
+		var ee *tokenendpoint.Error
 		if err == nil || errors.As(err, &ee) || strings.Contains(err.Error(), "canary") {
 			t.Errorf("%q: %v", text, err)
 		}
 	}
-	if _, err := call(&tokensource.Endpoint{URL: tmpl(t, "https://idp.example/{key.user}")}); err == nil || !strings.Contains(err.Error(), "{key.user}") {
+	if _, err := wiretest.Call(&tokenendpoint.Endpoint{URL: wiretest.Template(t, "https://idp.example/{key.user}")}); err == nil || !strings.Contains(err.Error(), "{key.user}") {
 		t.Errorf("without the key: %v", err)
 	}
 }
@@ -231,8 +232,8 @@ func TestSentOnce(t *testing.T) {
 			panic(http.ErrAbortHandler)
 		})
 		ep.Method = method
-		mustCall(t, ep)
-		mustFail(t, ep)
+		wiretest.MustCall(t, ep)
+		wiretest.MustFail(t, ep)
 		if n := hits.Load(); n != 2 {
 			t.Errorf("%s: the second call was sent %d times", method, n-1)
 		}

@@ -1,4 +1,4 @@
-package tokensource
+package tokenendpoint
 
 import (
 	"fmt"
