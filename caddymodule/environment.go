@@ -9,12 +9,14 @@ import (
 	"sync/atomic"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore"
 )
 
 // environment is what a config gives a source. It outlives the config when the
 // source does: until a newer config gives another, or the source is closed.
 type environment struct {
-	store    tokensource.Store
+	store    tokenstore.Store
 	log      *slog.Logger
 	observer tokensource.Observer
 
@@ -25,7 +27,7 @@ type environment struct {
 }
 
 // newEnvironment makes one with one user, the config.
-func newEnvironment(store tokensource.Store, log *slog.Logger, observer tokensource.Observer) *environment {
+func newEnvironment(store tokenstore.Store, log *slog.Logger, observer tokensource.Observer) *environment {
 	e := &environment{store: store, log: log, observer: observer}
 	e.hold()
 	return e
@@ -92,7 +94,7 @@ func (es *environments) use() (*environment, error) {
 	return env, nil
 }
 
-// Load implements [tokensource.Store].
+// Load implements [tokenstore.Store].
 func (es *environments) Load(ctx context.Context, key string) ([]byte, error) {
 	env, err := es.use()
 	if err != nil {
@@ -102,7 +104,7 @@ func (es *environments) Load(ctx context.Context, key string) ([]byte, error) {
 	return env.store.Load(ctx, key)
 }
 
-// Swap implements [tokensource.Store].
+// Swap implements [tokenstore.Store].
 func (es *environments) Swap(ctx context.Context, key string, old, value []byte) error {
 	env, err := es.use()
 	if err != nil {
@@ -112,7 +114,7 @@ func (es *environments) Swap(ctx context.Context, key string, old, value []byte)
 	return env.store.Swap(ctx, key, old, value)
 }
 
-// Instance implements [tokensource.LivenessStore]. A store without such names
+// Instance implements [tokenstore.LivenessStore]. A store without such names
 // gets this process's: nobody will ever say that it is dead.
 func (es *environments) Instance() string {
 	env, err := es.use()
@@ -120,20 +122,20 @@ func (es *environments) Instance() string {
 		return instanceID
 	}
 	defer env.release()
-	if store, ok := env.store.(tokensource.LivenessStore); ok {
+	if store, ok := env.store.(tokenstore.LivenessStore); ok {
 		return store.Instance()
 	}
 	return instanceID
 }
 
-// Dead implements [tokensource.LivenessStore].
+// Dead implements [tokenstore.LivenessStore].
 func (es *environments) Dead(ctx context.Context, instance string) bool {
 	env, err := es.use()
 	if err != nil {
 		return false
 	}
 	defer env.release()
-	store, ok := env.store.(tokensource.LivenessStore)
+	store, ok := env.store.(tokenstore.LivenessStore)
 	return ok && store.Dead(ctx, instance)
 }
 
@@ -148,6 +150,6 @@ func (es *environments) Renewing(ctx, cause context.Context, r tokensource.Renew
 
 // Interface guards
 var (
-	_ tokensource.LivenessStore = (*environments)(nil)
-	_ tokensource.Observer      = (*environments)(nil)
+	_ tokenstore.LivenessStore = (*environments)(nil)
+	_ tokensource.Observer     = (*environments)(nil)
 )

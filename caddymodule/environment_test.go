@@ -12,7 +12,7 @@ import (
 
 	"github.com/caddyserver/certmagic"
 
-	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore"
 )
 
 // slowStore takes its time, and knows when it was closed.
@@ -105,7 +105,7 @@ func TestStoreOfAFailedReload(t *testing.T) {
 
 func TestSameStore(t *testing.T) {
 	here, there := certmagic.FileStorage{Path: "/here"}, certmagic.FileStorage{Path: "/there"}
-	files := func(s certmagic.FileStorage) tokensource.Store { return &fileStore{storage: &s} }
+	files := func(s certmagic.FileStorage) tokenstore.Store { return &fileStore{storage: &s} }
 	if !sameStore(files(here), files(here)) || sameStore(files(here), files(there)) {
 		t.Error("files are told by their folder")
 	}
@@ -113,7 +113,7 @@ func TestSameStore(t *testing.T) {
 		certmagic.Storage `json:"-"`
 		Bucket, Password  string `json:",omitempty"`
 	}
-	bucket := func(name string) tokensource.Store {
+	bucket := func(name string) tokenstore.Store {
 		return newStorageStore(settings{Bucket: name, Password: "canary"})
 	}
 	if !sameStore(bucket("a"), bucket("a")) || sameStore(bucket("a"), bucket("b")) || strings.Contains(fmt.Sprint(bucket("a")), "canary") {

@@ -12,6 +12,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore"
 )
 
 // sourcePool holds the sources across config reloads, by the sum of their
@@ -146,7 +148,7 @@ func (ps *pooledSource) attach(e *environment) {
 
 // sameStore reports whether two configs' stores are surely the same place:
 // there is a new value for each config.
-func sameStore(a, b tokensource.Store) bool {
+func sameStore(a, b tokenstore.Store) bool {
 	as, aok := a.(fmt.Stringer)
 	bs, bok := b.(fmt.Stringer)
 	return aok && bok && as.String() != "" && as.String() == bs.String()

@@ -13,8 +13,9 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/certmagic"
 
-	"github.com/caddy-bearer/caddy-bearer/tokensource"
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore"
 )
 
 func init() {
@@ -52,7 +53,7 @@ type Store interface {
 	// TokenStore opens the store. It does no network I/O. If the store is an
 	// [io.Closer], it is closed when nothing uses it any more: since sources and
 	// calls outlive a config, that may be after the module's Cleanup.
-	TokenStore(ctx caddy.Context) (tokensource.Store, error)
+	TokenStore(ctx caddy.Context) (tokenstore.Store, error)
 }
 
 // CaddyModule returns the Caddy module information.
@@ -114,7 +115,7 @@ func findStorage(ctx caddy.Context) (*TokenStorage, error) {
 // open reads the keys and opens the store. It calls nobody. The sources' app
 // does it, not this one's Provision: apps come in no order, and what is wrong
 // should read the same each time.
-func (s *TokenStorage) open(ctx caddy.Context) (tokensource.Store, error) {
+func (s *TokenStorage) open(ctx caddy.Context) (tokenstore.Store, error) {
 	if err := s.readKeys(); err != nil {
 		return nil, err
 	}
@@ -142,7 +143,7 @@ func (s *TokenStorage) readKeys() error {
 	return nil
 }
 
-func (s *TokenStorage) openModule(ctx caddy.Context) (tokensource.Store, error) {
+func (s *TokenStorage) openModule(ctx caddy.Context) (tokenstore.Store, error) {
 	mod, err := ctx.LoadModule(s, "StoreRaw")
 	if err != nil {
 		return nil, s.Origin.errorf("store", "%w", err)

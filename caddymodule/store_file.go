@@ -14,7 +14,7 @@ import (
 
 	"github.com/caddyserver/certmagic"
 
-	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore"
 )
 
 // storagePrefix is the folder of our records in Caddy's storage.
@@ -41,12 +41,12 @@ func newFileStore(s *certmagic.FileStorage) *fileStore {
 	}
 }
 
-// Load implements [tokensource.Store].
+// Load implements [tokenstore.Store].
 func (s *fileStore) Load(ctx context.Context, key string) ([]byte, error) {
 	return s.storage.Load(ctx, recordName(key))
 }
 
-// Swap implements [tokensource.Store].
+// Swap implements [tokenstore.Store].
 func (s *fileStore) Swap(ctx context.Context, key string, old, value []byte) error {
 	if err := s.instance.hold(); err != nil {
 		return err
@@ -65,7 +65,7 @@ func (s *fileStore) Swap(ctx context.Context, key string, old, value []byte) err
 		return err
 	}
 	if !same(current, err, old) {
-		return tokensource.ErrConflict
+		return tokenstore.ErrConflict
 	}
 	// The storage writes another file, syncs that, and renames it.
 	if err := s.storage.Store(ctx, name, value); err != nil {
@@ -134,10 +134,10 @@ func syncFolder(dir string) error {
 	return d.Sync()
 }
 
-// Instance implements [tokensource.LivenessStore].
+// Instance implements [tokenstore.LivenessStore].
 func (s *fileStore) Instance() string { return instanceID }
 
-// Dead implements [tokensource.LivenessStore].
+// Dead implements [tokenstore.LivenessStore].
 func (s *fileStore) Dead(_ context.Context, instance string) bool { return s.instance.dead(instance) }
 
 // String names the place.
@@ -147,4 +147,4 @@ func (s *fileStore) String() string { return s.storage.String() }
 func (s *fileStore) Close() error { return s.instance.release() }
 
 // Interface guard
-var _ tokensource.LivenessStore = (*fileStore)(nil)
+var _ tokenstore.LivenessStore = (*fileStore)(nil)

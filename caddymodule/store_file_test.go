@@ -18,7 +18,7 @@ import (
 
 	"github.com/caddyserver/certmagic"
 
-	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore"
 )
 
 func openFiles(t *testing.T, dir string) *fileStore {
@@ -106,7 +106,7 @@ func (h *helper) kill(t *testing.T) {
 
 // countUp counts a number up, each step however often others are faster. As
 // with records, no two write the same.
-func countUp(ctx context.Context, s tokensource.Store, steps int) error {
+func countUp(ctx context.Context, s tokenstore.Store, steps int) error {
 	for done := 0; done < steps; {
 		old, err := s.Load(ctx, "n")
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -115,7 +115,7 @@ func countUp(ctx context.Context, s tokensource.Store, steps int) error {
 		switch err := s.Swap(ctx, "n", old, fmt.Appendf(nil, "%d %s", count(old)+1, randomHex())); {
 		case err == nil:
 			done++
-		case !errors.Is(err, tokensource.ErrConflict):
+		case !errors.Is(err, tokenstore.ErrConflict):
 			return err
 		}
 	}
@@ -150,7 +150,7 @@ func TestFileStore(t *testing.T) {
 		{nil, "x", true},
 	} {
 		err := s.Swap(ctx, "p/a", step.old, []byte(step.value))
-		if step.conflict != errors.Is(err, tokensource.ErrConflict) || (!step.conflict && err != nil) {
+		if step.conflict != errors.Is(err, tokenstore.ErrConflict) || (!step.conflict && err != nil) {
 			t.Errorf("from %q to %q: %v", step.old, step.value, err)
 		}
 	}
@@ -244,7 +244,7 @@ func TestFault28_NothingWritten(t *testing.T) {
 	must(t, os.RemoveAll(filepath.Join(dir, "token_sources/locks")))
 	must(t, os.WriteFile(filepath.Join(dir, "token_sources/locks"), nil, 0o600))
 	err := s.Swap(t.Context(), "p/a", []byte("one"), []byte("two"))
-	if err == nil || errors.Is(err, tokensource.ErrConflict) || errors.Is(err, fs.ErrNotExist) {
+	if err == nil || errors.Is(err, tokenstore.ErrConflict) || errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("got %v", err)
 	}
 	if got, _ := s.Load(t.Context(), "p/a"); string(got) != "one" {

@@ -14,9 +14,10 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddytls"
 	"github.com/redis/go-redis/v9"
 
-	"github.com/caddy-bearer/caddy-bearer/tokensource"
-	"github.com/caddy-bearer/caddy-bearer/tokensource/redisstore"
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore/redisstore"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore"
 )
 
 func init() {
@@ -115,7 +116,7 @@ func (rs *RedisStore) Validate() error {
 }
 
 // TokenStore implements [Store].
-func (rs *RedisStore) TokenStore(caddy.Context) (tokensource.Store, error) {
+func (rs *RedisStore) TokenStore(caddy.Context) (tokenstore.Store, error) {
 	r := &resolver{repl: caddy.NewReplacer()}
 	cfg := redisstore.Config{DB: rs.DB, TLS: rs.tls, Replicas: rs.Replicas, Timeout: time.Duration(rs.Timeout)}
 	for _, text := range rs.Addresses {

@@ -13,7 +13,7 @@ import (
 
 	"github.com/caddyserver/certmagic"
 
-	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore"
 )
 
 // storageStore keeps records in whatever Caddy's storage is. Nothing but the
@@ -56,7 +56,7 @@ func newStorageStore(s certmagic.Storage) *storageStore {
 	return store
 }
 
-// Load implements [tokensource.Store].
+// Load implements [tokenstore.Store].
 func (s *storageStore) Load(ctx context.Context, key string) ([]byte, error) {
 	value, err := s.storage.Load(ctx, recordName(key))
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -117,7 +117,7 @@ func notAbsent(err error) error {
 	return err
 }
 
-// Swap implements [tokensource.Store].
+// Swap implements [tokenstore.Store].
 func (s *storageStore) Swap(ctx context.Context, key string, old, value []byte) error {
 	turn := s.turns[stripe(key, uint32(len(s.turns)))]
 	select {
@@ -136,7 +136,7 @@ func (s *storageStore) Swap(ctx context.Context, key string, old, value []byte) 
 		return err
 	}
 	if !same(current, err, old) {
-		return tokensource.ErrConflict
+		return tokenstore.ErrConflict
 	}
 	if err := s.storage.Store(ctx, recordName(key), value); err != nil {
 		return err
@@ -155,7 +155,7 @@ func (s *storageStore) Swap(ctx context.Context, key string, old, value []byte) 
 		return fmt.Errorf("%w: reading what was written: %w", errUnreliable, notAbsent(err))
 	}
 	if !bytes.Equal(current, value) {
-		return tokensource.ErrConflict
+		return tokenstore.ErrConflict
 	}
 	return nil
 }
@@ -223,4 +223,4 @@ func (s *storageStore) String() string {
 }
 
 // Interface guard
-var _ tokensource.Store = (*storageStore)(nil)
+var _ tokenstore.Store = (*storageStore)(nil)

@@ -15,7 +15,7 @@ import (
 
 	"github.com/caddyserver/certmagic"
 
-	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore"
 )
 
 // memory is a storage that a test can break. What is not set works, but for
@@ -103,11 +103,11 @@ func TestStorageStore(t *testing.T) {
 		if _, err := s.Load(ctx, "p/a"); !errors.Is(err, fs.ErrNotExist) {
 			t.Fatalf("of nothing: %v", err)
 		}
-		if err := s.Swap(ctx, "p/a", []byte("x"), []byte("one")); !errors.Is(err, tokensource.ErrConflict) {
+		if err := s.Swap(ctx, "p/a", []byte("x"), []byte("one")); !errors.Is(err, tokenstore.ErrConflict) {
 			t.Errorf("from what is not there: %v", err)
 		}
 		must(t, s.Swap(ctx, "p/a", nil, []byte("one")))
-		if err := s.Swap(ctx, "p/a", nil, []byte("two")); !errors.Is(err, tokensource.ErrConflict) {
+		if err := s.Swap(ctx, "p/a", nil, []byte("two")); !errors.Is(err, tokenstore.ErrConflict) {
 			t.Errorf("from nothing: %v", err)
 		}
 		must(t, s.Swap(ctx, "p/a", []byte("one"), []byte("two")))
@@ -138,7 +138,7 @@ func TestStorageWithoutLock(t *testing.T) {
 						if !won.CompareAndSwap(nil, &value) {
 							t.Error("two have won")
 						}
-					case !errors.Is(err, tokensource.ErrConflict):
+					case !errors.Is(err, tokenstore.ErrConflict):
 						t.Error(err)
 					}
 				})
@@ -233,7 +233,7 @@ func TestStorageOverwritten(t *testing.T) {
 			}
 		}
 		s := newStorageStore(m)
-		if err := s.Swap(t.Context(), "a", nil, []byte("ours")); !errors.Is(err, tokensource.ErrConflict) {
+		if err := s.Swap(t.Context(), "a", nil, []byte("ours")); !errors.Is(err, tokenstore.ErrConflict) {
 			t.Errorf("got %v", err)
 		}
 		m.onStore = func(key string) { must(t, m.Delete(context.Background(), key)) }

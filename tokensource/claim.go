@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore"
 )
 
 // claim takes the lease of the entry's record. enough is asked of each reading
@@ -21,8 +23,8 @@ func (s *Source) claim(ctx context.Context, e *entry, call Reason, cur *Token, e
 		if done, err = enough(st); done || err != nil || s.needsNoLease(st, cur) {
 			return st, nil, done, err
 		}
-		if other := st.rec.Intent; other != nil && !s.left(e, other) {
-			if !w.lapsed(time.Now(), other) && !s.dead(ctx, other.By) {
+		if other := st.rec.Lease; other != nil && !s.left(e, other) {
+			if !w.lapsed(time.Now(), other) && !s.store.Dead(ctx, other.By) {
 				if sleep(ctx, pollEvery+time.Duration(random()*float64(pollEvery))) != nil || s.draining.Load() {
 					return st, nil, false, fmt.Errorf("another process is renewing the token: %w", ErrUnavailable)
 				}
@@ -37,7 +39,7 @@ func (s *Source) claim(ctx context.Context, e *entry, call Reason, cur *Token, e
 		}
 		l, err = s.intend(ctx, e, call, st, cur)
 		switch {
-		case errors.Is(err, ErrConflict):
+		case errors.Is(err, tokenstore.ErrConflict):
 			continue // another contender won
 		case err != nil:
 			return nil, nil, false, err
@@ -50,17 +52,17 @@ func (s *Source) claim(ctx context.Context, e *entry, call Reason, cur *Token, e
 // none, or it is the first grant of one key of many, which can be repeated; an
 // intent would leave a record behind for every key that is refused.
 func (s *Source) needsNoLease(st *stored, cur *Token) bool {
-	return s.cfg.Store == nil || (s.single == nil && st.raw == nil && cur == nil && !s.cfg.Grant.NeedsPerson())
+	return s.store == nil || (s.single == nil && st.raw == nil && cur == nil && !s.cfg.Grant.NeedsPerson())
 }
 
 // lapse is for how long an intent asks to be waited for: longer where the store
 // is slow, for what is written may be seen as late as that.
-func (s *Source) lapse(rec *record) time.Duration {
+func (s *Source) lapse(rec *tokenstore.Record) time.Duration {
 	d := lapseSoon
 	if s.cfg.Grant.NeedsPerson() || rec.RefreshToken != "" {
 		d = lapseAfter
 	}
-	return min(d+2*time.Duration(s.storeTook.Load()), lapseMax)
+	return min(d+2*s.store.WriteTook(), lapseMax)
 }
 
 // watch observes another's intent by this process's own clock: what the other's
@@ -71,15 +73,15 @@ type watch struct {
 	since time.Time
 }
 
-func (w *watch) lapsed(now time.Time, other *intent) bool {
-	if w.id != other.ID || w.beat != other.Beat {
-		*w = watch{other.ID, other.Beat, now}
+func (w *watch) lapsed(now time.Time, other *tokenstore.Lease) bool {
+	if w.id != other.ID || w.beat != other.Heartbeat {
+		*w = watch{other.ID, other.Heartbeat, now}
 	}
-	return now.Sub(w.since) >= min(max(time.Duration(other.Lapse)*time.Millisecond, lapseSoon), lapseMax)
+	return now.Sub(w.since) >= min(max(time.Duration(other.TTL)*time.Millisecond, lapseSoon), lapseMax)
 }
 
 // left reports whether an intent is one that this entry could not withdraw.
-func (s *Source) left(e *entry, i *intent) bool {
+func (s *Source) left(e *entry, i *tokenstore.Lease) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.lastIntent == i.ID
@@ -99,9 +101,9 @@ func (s *Source) intend(ctx context.Context, e *entry, call Reason, st *stored, 
 		if !unsaved {
 			s.log.Error(lostWrite, "source", s.cfg.Name, "key", e.key.String(), "stored_generation", st.rec.Generation, "generation", cur.generation)
 		}
-		l.rec = record{Renewed: st.rec.Renewed, Codes: st.rec.Codes}
-		l.rec.put(cur)
-	} else if other := st.rec.Intent; other != nil {
+		l.rec = tokenstore.Record{Renewed: st.rec.Renewed, Codes: st.rec.Codes}
+		put(&l.rec, cur)
+	} else if other := st.rec.Lease; other != nil {
 		left := s.left(e, other)
 		if !left || e.sentUnder(other) {
 			l.rec.Doubt++
@@ -111,9 +113,9 @@ func (s *Source) intend(ctx context.Context, e *entry, call Reason, st *stored, 
 				"source", s.cfg.Name, "key", e.key.String(), "by", other.By, "at", other.At, "call", other.Call, "times", l.rec.Doubt)
 		}
 	}
-	l.rec.Intent = &intent{ID: rand.Text(), stamp: s.stamp(), Call: call, Lapse: s.lapse(&l.rec).Milliseconds()}
+	l.rec.Lease = &tokenstore.Lease{ID: rand.Text(), Stamp: s.store.Stamp(), Call: string(call), TTL: s.lapse(&l.rec).Milliseconds()}
 	e.mu.Lock()
-	e.lastIntent, e.lastSent = l.rec.Intent.ID, false
+	e.lastIntent, e.lastSent = l.rec.Lease.ID, false
 	e.mu.Unlock()
 	now := time.Now()
 	raw, err := s.write(ctx, e, st.raw, &l.rec)
@@ -129,7 +131,7 @@ func (s *Source) intend(ctx context.Context, e *entry, call Reason, st *stored, 
 }
 
 // sentUnder reports whether anything was sent under an intent of this entry's.
-func (e *entry) sentUnder(i *intent) bool {
+func (e *entry) sentUnder(i *tokenstore.Lease) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.lastIntent == i.ID && e.lastSent

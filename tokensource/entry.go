@@ -331,3 +331,17 @@ func sleep(ctx context.Context, d time.Duration) error {
 		return ctx.Err()
 	}
 }
+
+// damageIsNew reports whether a damaged record, named by its sum, was not seen
+// before.
+func (e *entry) damageIsNew(sum string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.setAside != sum
+}
+
+func (e *entry) damageSeen(sum string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.setAside = sum
+}

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore"
 )
 
 // exchange is the renewal by an authorization code. It waits for nobody: what
@@ -17,9 +18,9 @@ func (s *Source) exchange(ctx context.Context, g CodeGrant, e *entry, f *flight,
 	cur := e.tok
 	e.mu.Unlock()
 	f.code = true
-	st, err := s.note(ctx, e, codeHash(sum), true) // the generation goes on where the stored one is
+	st, err := s.note(ctx, e, tokenstore.CodeHash(sum), true) // the generation goes on where the stored one is
 	switch {
-	case errors.Is(err, errUnreadable):
+	case errors.Is(err, tokenstore.ErrUnreadable):
 		return nil, "", unreadable{err}
 	case errors.Is(err, ErrCodeRefused):
 		return nil, "", err
@@ -45,8 +46,8 @@ func (s *Source) exchange(ctx context.Context, g CodeGrant, e *entry, f *flight,
 		e.mu.Lock()
 		e.code = &codeMemory{sum: sum, err: err}
 		e.mu.Unlock()
-	case s.cfg.Store != nil: // it may be handed over once more
-		if _, err := s.note(context.WithoutCancel(ctx), e, codeHash(sum), false); err != nil {
+	case s.store != nil: // it may be handed over once more
+		if _, err := s.note(context.WithoutCancel(ctx), e, tokenstore.CodeHash(sum), false); err != nil {
 			s.log.Warn("a code that was not used up stays noted as sent", "source", s.cfg.Name, "key", e.key.String(), "error", err)
 		}
 	}
@@ -61,12 +62,12 @@ func (s *Source) note(ctx context.Context, e *entry, hash string, sent bool) (*s
 	for range maxConflicts {
 		st, err := s.read(ctx, e)
 		switch {
-		case err != nil || s.cfg.Store == nil:
+		case err != nil || s.store == nil:
 			return st, err
 		case sent && slices.Contains(st.rec.Codes, hash):
 			return nil, fmt.Errorf("%w: it was sent before", ErrCodeRefused)
 		}
-		if _, err = s.write(ctx, e, st.raw, st.rec.withCode(hash, sent)); !errors.Is(err, ErrConflict) {
+		if _, err = s.write(ctx, e, st.raw, st.rec.WithCode(hash, sent)); !errors.Is(err, tokenstore.ErrConflict) {
 			return st, err
 		}
 	}

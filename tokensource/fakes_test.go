@@ -14,6 +14,8 @@ import (
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore"
 )
 
 // fakeGrant is a grant without sockets. Its functions get the number of the
@@ -138,7 +140,7 @@ func (m *memStore) Swap(ctx context.Context, key string, old, value []byte) erro
 		}
 	}
 	if !bytes.Equal(m.records[key], old) {
-		return tokensource.ErrConflict
+		return tokenstore.ErrConflict
 	}
 	if m.onSave != nil {
 		m.onSave(key)

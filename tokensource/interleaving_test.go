@@ -15,6 +15,8 @@ import (
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore"
 )
 
 // What goes wrong only when two things happen at once. Each of these once
@@ -56,7 +58,7 @@ func TestLeaseIsAskedJustBeforeSending(t *testing.T) {
 				return answer("outer", "", time.Hour), nil
 			}}})
 		}
-		mk := func(store tokensource.Store, wait time.Duration) *tokensource.Source {
+		mk := func(store tokenstore.Store, wait time.Duration) *tokensource.Source {
 			ep := &tokenendpoint.Endpoint{URL: tokenendpoint.Literal("https://idp/token"), Transport: tr, Bearer: bearer(wait).Authorizer()}
 			g := &tokensource.EndpointGrant{Name: "refresh_token", Endpoint: ep, RefreshEndpoint: ep, Person: true, RefreshToken: tokenendpoint.NewSecret("r0")}
 			return newSource(t, tokensource.Config{Grant: g, Store: store, Patience: -1})

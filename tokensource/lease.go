@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore"
 )
 
 // The right to renew one stored token, among all processes that share the
@@ -38,10 +39,10 @@ type lease struct {
 	s *Source
 	e *entry
 
-	raw  []byte // the record as it was last written
-	rec  record // the same, with the intent
-	lost bool   // another process has taken it over
-	sent string // the refresh token that was sent under it
+	raw  []byte            // the record as it was last written
+	rec  tokenstore.Record // the same, with the intent
+	lost bool              // another process has taken it over
+	sent string            // the refresh token that was sent under it
 
 	// until is until when the lease is surely this process's. The call under way
 	// asks too, before it sends.
@@ -51,11 +52,9 @@ type lease struct {
 // sure notes that the record was written, not before now: for half the time
 // that others wait, the lease is surely this process's.
 func (l *lease) sure(now time.Time) {
-	until := now.Add(time.Duration(l.rec.Intent.Lapse) * time.Millisecond / 2)
+	until := now.Add(time.Duration(l.rec.Lease.TTL) * time.Millisecond / 2)
 	l.until.Store(&until)
 }
-
-func (s *Source) stamp() stamp { return stamp{At: time.Now().UTC(), By: s.instance()} }
 
 // keep counts the intent's beat up until stop is called, so that a slow call is
 // not taken for a dead process. stop waits until nothing is written any more: a
@@ -84,23 +83,23 @@ func (l *lease) keep(ctx context.Context) (stop func()) {
 // does not take it may do so the next time.
 func (l *lease) beat(ctx context.Context) error {
 	next := l.rec
-	i := *l.rec.Intent
-	i.Beat++
-	i.Lapse = l.s.lapse(&l.rec).Milliseconds()
-	next.Intent = &i
+	i := *l.rec.Lease
+	i.Heartbeat++
+	i.TTL = l.s.lapse(&l.rec).Milliseconds()
+	next.Lease = &i
 	now := time.Now()
 	raw, err := l.s.write(ctx, l.e, l.raw, &next)
 	switch {
 	case err == nil:
 		l.raw, l.rec = raw, next
 		l.sure(now)
-	case errors.Is(err, ErrConflict):
+	case errors.Is(err, tokenstore.ErrConflict):
 		// It may be our own, of a beat whose outcome did not reach us, or with a code
 		// that was noted meanwhile.
 		st, err := l.s.read(ctx, l.e)
 		switch {
 		case err != nil:
-		case st.rec.Intent != nil && st.rec.Intent.ID == i.ID:
+		case st.rec.Lease != nil && st.rec.Lease.ID == i.ID:
 			l.raw, l.rec = st.raw, *st.rec
 		default:
 			l.lost = true
@@ -127,7 +126,7 @@ func (l *lease) ensure(ctx context.Context) error {
 		return err
 	}
 	if !l.good() {
-		return &storeError{errors.New("too slow to renew safely")}
+		return storeFailed(&tokenstore.Error{Err: errors.New("too slow to renew safely")})
 	}
 	return nil
 }
@@ -181,13 +180,13 @@ func (l *lease) release(ctx context.Context, err error) {
 		return
 	}
 	next := l.rec
-	next.Intent = nil
+	next.Lease = nil
 	// what is said of another refresh token than the record's, or of a grant, is
 	// not said of that
 	if l.sent != "" && (l.sent == next.RefreshToken || next.Generation == 0) {
 		switch {
 		case grantRefused(err, l.rec.Doubt > 0):
-			at := l.s.stamp()
+			at := l.s.store.Stamp()
 			next.Refused = &at
 		case uncertain(err):
 			next.Doubt++
@@ -201,17 +200,17 @@ func (l *lease) release(ctx context.Context, err error) {
 
 // withdraw writes the record without the intent, unless that is no longer
 // there. A code may have been noted beside it.
-func (l *lease) withdraw(ctx context.Context, next *record) error {
+func (l *lease) withdraw(ctx context.Context, next *tokenstore.Record) error {
 	raw := l.raw
 	for range maxConflicts {
-		if _, err := l.s.write(ctx, l.e, raw, next); !errors.Is(err, ErrConflict) {
+		if _, err := l.s.write(ctx, l.e, raw, next); !errors.Is(err, tokenstore.ErrConflict) {
 			return err
 		}
 		st, err := l.s.read(ctx, l.e)
 		if err != nil {
 			return err
 		}
-		if st.rec.Intent == nil || st.rec.Intent.ID != l.rec.Intent.ID {
+		if st.rec.Lease == nil || st.rec.Lease.ID != l.rec.Lease.ID {
 			return nil
 		}
 		raw, next.Codes = st.raw, st.rec.Codes

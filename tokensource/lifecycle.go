@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore"
 )
 
 // What happens to a source as a whole: at the start, when settings are loaded
@@ -20,7 +22,7 @@ func (s *Source) Resume() {
 	if s.notesPending() && s.resumed.CompareAndSwap(false, true) {
 		go s.resumePending()
 	}
-	if s.single == nil || s.cfg.Store == nil {
+	if s.single == nil || s.store == nil {
 		return
 	}
 	e := s.single
@@ -35,7 +37,7 @@ func (s *Source) Resume() {
 // was cut off.
 func (s *Source) look(ctx context.Context, e *entry, f *flight) (*Token, string, error) {
 	st, err := s.read(ctx, e)
-	if errors.Is(err, errUnreadable) {
+	if errors.Is(err, tokenstore.ErrUnreadable) {
 		err = unreadable{err}
 	}
 	if err != nil {
@@ -47,7 +49,7 @@ func (s *Source) look(ctx context.Context, e *entry, f *flight) (*Token, string,
 	switch {
 	case newer(st.token, cur):
 		return st.token, viaStore, nil
-	case cur == nil && st.rec.Intent != nil:
+	case cur == nil && st.rec.Lease != nil:
 		return s.renew(ctx, e, f)
 	}
 	return cur, viaStore, nil
@@ -60,7 +62,7 @@ const lookEvery = 10 * time.Second
 // looks reports whether only the store can help the source's one token, or it
 // could not be read at the start. The caller holds e.mu.
 func (s *Source) looks(e *entry) bool {
-	return s.single != nil && s.cfg.Store != nil && (e.failure.permanent || (e.unread && e.tok == nil && e.failure.err == nil))
+	return s.single != nil && s.store != nil && (e.failure.permanent || (e.unread && e.tok == nil && e.failure.err == nil))
 }
 
 // Reconsider forgets refusals that were remembered: what was wrong at the

@@ -209,13 +209,13 @@ func (s *Source) take(ctx context.Context, e *entry, f *flight, cur *Token, a *t
 	if f.unsettled {
 		err = errUnsettled
 	} else {
-		t, err = s.store(ctx, e, f, t)
+		t, err = s.save(ctx, e, f, t)
 	}
 	moved := err == nil && changes != s.storeChanges.Load() // it was written to the one before
 	e.mu.Lock()
 	e.unsaved = unsaved{
 		is: err != nil || moved, unsettled: f.unsettled, copy: moved, next: time.Now().Add(backoffBase),
-		check: s.cfg.Store != nil && t.refresh != "",
+		check: s.store != nil && t.refresh != "",
 	}
 	if err == nil && !moved {
 		e.unsaved.next = time.Now().Add(checkAfter)

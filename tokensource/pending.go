@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore"
 )
 
 // A keyed source has too many records to look through at the start, and a
@@ -22,13 +24,6 @@ const (
 	// pendingKept is how long a note stays that nobody takes away.
 	pendingKept = time.Hour
 )
-
-// pendingKey is a note that a key's renewal is under way.
-type pendingKey struct {
-	// Key holds the key's values, as [NewKey] has them.
-	Key []byte    `json:"key"`
-	At  time.Time `json:"at"`
-}
 
 // finished are keys whose notes this process may take away: that is done with
 // the next one, in the same write.
@@ -63,7 +58,7 @@ func (f *finished) drop(keys []Key) {
 // notesPending reports whether renewals are noted: where a key's refresh token
 // is worth a person.
 func (s *Source) notesPending() bool {
-	return s.entries != nil && s.cfg.Store != nil && s.cfg.Grant.NeedsPerson() && s.cfg.Grant.CanRefresh()
+	return s.entries != nil && s.store != nil && s.cfg.Grant.NeedsPerson() && s.cfg.Grant.CanRefresh()
 }
 
 func (s *Source) pendingName(shard int) string {
@@ -86,7 +81,7 @@ func (s *Source) notePending(ctx context.Context, k Key) error {
 			return err
 		}
 		now := time.Now().UTC()
-		kept := []pendingKey{{Key: []byte(k.encoded), At: now}}
+		kept := []tokenstore.Note{{Key: []byte(k.encoded), At: now}}
 		var gone []Key
 		for _, note := range notes {
 			switch other := (Key{string(note.Key)}); {
@@ -97,35 +92,28 @@ func (s *Source) notePending(ctx context.Context, k Key) error {
 				kept = append(kept, note)
 			}
 		}
-		b, err := s.sealer.encode(name, &record{Pending: kept})
-		if err != nil {
-			return err
-		}
-		if err = s.swapRaw(ctx, name, raw, b); errors.Is(err, ErrConflict) {
+		_, err = s.store.Write(ctx, name, raw, &tokenstore.Record{Notes: kept})
+		if errors.Is(err, tokenstore.ErrConflict) {
 			continue
 		}
 		if err == nil {
 			s.finished.drop(append(gone, k))
 		}
-		return err
+		return storeFailed(err)
 	}
 	return errConflicts
 }
 
 // readPending reads a shard's notes. One that is damaged has none.
-func (s *Source) readPending(ctx context.Context, name string) (raw []byte, notes []pendingKey, err error) {
-	raw, err = s.loadRaw(ctx, name)
-	if err != nil || raw == nil {
-		return nil, nil, err
-	}
-	r, err := s.sealer.decode(name, raw)
-	if errors.Is(err, errDamaged) {
+func (s *Source) readPending(ctx context.Context, name string) (raw []byte, notes []tokenstore.Note, err error) {
+	r, raw, err := s.store.Read(ctx, name)
+	switch {
+	case errors.Is(err, tokenstore.ErrDamaged):
 		return raw, nil, nil
+	case err != nil || r == nil:
+		return nil, nil, storeFailed(err)
 	}
-	if err != nil {
-		return nil, nil, err
-	}
-	return raw, r.Pending, nil
+	return raw, r.Notes, nil
 }
 
 // resumePending looks at the start for renewals that were cut off, and sees to
@@ -150,7 +138,7 @@ func (s *Source) resumePending() {
 	}
 }
 
-func (s *Source) waitForPending(shard int) ([]pendingKey, error) {
+func (s *Source) waitForPending(shard int) ([]tokenstore.Note, error) {
 	for {
 		_, notes, err := s.readPending(s.life, s.pendingName(shard))
 		if !ofStore(err) {

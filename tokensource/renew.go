@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore"
 )
 
 // renewal obtains a token for the entry and says how: by grant,
@@ -264,7 +265,7 @@ func (s *Source) enough(e *entry, f *flight, st *stored, cur *Token, refusal fai
 	best := cur
 	if s.instead(e, st.token, cur) {
 		best = st.token
-	} else if refusal.permanent && !errors.Is(refusal.err, errUnreadable) {
+	} else if refusal.permanent && !errors.Is(refusal.err, tokenstore.ErrUnreadable) {
 		return false, refusal.err // and the store has nothing newer
 	}
 	if refused := st.rec.Refused != nil; best == nil {
@@ -315,7 +316,7 @@ func (f *flight) forcedToken(e *entry) *Token {
 // on a next one that could not be written. Where the grant can be repeated,
 // the token that is there serves first.
 func (s *Source) withoutStore(cur *Token, err error) error {
-	if errors.Is(err, errUnreadable) {
+	if errors.Is(err, tokenstore.ErrUnreadable) {
 		return unreadable{err}
 	}
 	if s.cfg.Grant.NeedsPerson() || (cur != nil && cur.refresh != "" && stateAt(time.Now(), cur) != expired) {

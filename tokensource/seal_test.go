@@ -12,9 +12,11 @@ import (
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore"
 )
 
-func storageKey(fill byte) []byte { return bytes.Repeat([]byte{fill}, tokensource.StorageKeySize) }
+func storageKey(fill byte) []byte { return bytes.Repeat([]byte{fill}, tokenstore.KeySize) }
 
 // Sealed records hold no token, and every key that is given opens them: keys
 // are changed without downtime.

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/oauth2"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore"
 )
 
 // Config configures a [Source].
@@ -50,9 +52,9 @@ type Config struct {
 
 	// Store keeps tokens across restarts, and for all processes that share it.
 	// Default: none.
-	Store Store
+	Store tokenstore.Store
 	// StorageKeys seal what is stored: the first seals, all open. Each has
-	// [StorageKeySize] bytes. Default: none, records are not sealed.
+	// [tokenstore.KeySize] bytes. Default: none, records are not sealed.
 	StorageKeys [][]byte
 	// Observer is told of renewals. Default: none.
 	Observer Observer
@@ -97,10 +99,7 @@ type Source struct {
 	log          *slog.Logger
 	recordPrefix string
 	breaker      *Breaker
-	sealer       *sealer
-	self         string // names this source in records, where the store does not
-	storeErr     atomic.Pointer[storeFailure]
-	storeTook    atomic.Int64 // the last write, in nanoseconds
+	store        *tokenstore.Client // nil: there is no store
 	storeChanges atomic.Int64
 	draining     atomic.Bool
 
@@ -132,7 +131,7 @@ func New(cfg Config) (*Source, error) {
 		return nil, fmt.Errorf("token source %s: Grant is required", cfg.Name)
 	}
 	cfg.setDefaults()
-	sealer, err := newSealer(cfg.StorageKeys)
+	codec, err := tokenstore.NewCodec(cfg.StorageKeys)
 	if err != nil {
 		return nil, fmt.Errorf("token source %s: %w", cfg.Name, err)
 	}
@@ -141,8 +140,9 @@ func New(cfg Config) (*Source, error) {
 		log:          cfg.Logger,
 		recordPrefix: hashParts(append([]string{cfg.Name}, cfg.Grant.Identity()...)...),
 		breaker:      NewBreaker(cfg.Breaker),
-		sealer:       sealer,
-		self:         rand.Text(),
+	}
+	if cfg.Store != nil {
+		s.store = tokenstore.NewClient(cfg.Store, codec, rand.Text(), s.storeTurned)
 	}
 	s.life, s.end = context.WithCancel(context.Background())
 	if len(cfg.KeyNames) == 0 {

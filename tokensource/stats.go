@@ -57,8 +57,8 @@ func (s *Source) Stats() Stats {
 
 // StoreError is the store's last failure; nil: it works, or was not used yet.
 func (s *Source) StoreError() error {
-	if f := s.storeErr.Load(); f != nil {
-		return f.err
+	if s.store == nil {
+		return nil
 	}
-	return nil
+	return s.store.Err()
 }

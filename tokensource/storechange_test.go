@@ -10,6 +10,8 @@ import (
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore"
 )
 
 // A store that becomes another one, loses a write, or is damaged, while tokens
@@ -212,12 +214,12 @@ func TestCopyKeepsTheRefusal(t *testing.T) {
 // switching is what environments is
 type switching struct {
 	mu  sync.Mutex
-	cur tokensource.Store
+	cur tokenstore.Store
 }
 
-func (s *switching) get() tokensource.Store { s.mu.Lock(); defer s.mu.Unlock(); return s.cur }
+func (s *switching) get() tokenstore.Store { s.mu.Lock(); defer s.mu.Unlock(); return s.cur }
 
-func (s *switching) set(n tokensource.Store) { s.mu.Lock(); defer s.mu.Unlock(); s.cur = n }
+func (s *switching) set(n tokenstore.Store) { s.mu.Lock(); defer s.mu.Unlock(); s.cur = n }
 
 func (s *switching) Load(ctx context.Context, key string) ([]byte, error) {
 	return s.get().Load(ctx, key)

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore"
 )
 
 // checkAfter is how long after it was written it is looked whether a refresh
@@ -17,22 +19,22 @@ const checkAfter = 2 * time.Second
 // of is known only when it is written.
 var errUnsettled = errors.New("the store could not be read before")
 
-// store writes a token over the intent of the renewal that brought it. The end
+// save writes a token over the intent of the renewal that brought it. The end
 // of ctx does not cut it off: by then the provider has given the token, and
 // may give no other. If somebody else has stored one meanwhile, that one is
 // returned, unless ours is what a person brought just now.
-func (s *Source) store(ctx context.Context, e *entry, f *flight, t *Token) (*Token, error) {
-	if s.cfg.Store == nil {
+func (s *Source) save(ctx context.Context, e *entry, f *flight, t *Token) (*Token, error) {
+	if s.store == nil {
 		return t, nil
 	}
 	ctx = context.WithoutCancel(ctx)
-	at := s.stamp()
+	at := s.store.Stamp()
 	over := f.lease.written()
 	for range maxConflicts {
 		if over != nil {
-			rec := record{Renewed: &at, Codes: over.rec.Codes}
-			rec.put(t)
-			if _, err := s.write(ctx, e, over.raw, &rec); !errors.Is(err, ErrConflict) {
+			rec := tokenstore.Record{Renewed: &at, Codes: over.rec.Codes}
+			put(&rec, t)
+			if _, err := s.write(ctx, e, over.raw, &rec); !errors.Is(err, tokenstore.ErrConflict) {
 				return t, err
 			}
 		}
@@ -45,7 +47,7 @@ func (s *Source) store(ctx context.Context, e *entry, f *flight, t *Token) (*Tok
 		case st.token != nil && st.rec.Generation >= t.generation:
 			if st.token.AccessToken() != t.AccessToken() {
 				s.log.Warn("another process has stored a newer token meanwhile: it is used", "source", s.cfg.Name, "key", e.key.String(),
-					"generation", st.rec.Generation, "by", st.rec.by())
+					"generation", st.rec.Generation, "by", st.rec.Writer())
 			}
 			return st.token, nil
 		}
@@ -57,7 +59,7 @@ func (s *Source) store(ctx context.Context, e *entry, f *flight, t *Token) (*Tok
 // maxConflicts bounds the writes that meet somebody else's.
 const maxConflicts = 50
 
-var errConflicts = &storeError{fmt.Errorf("%d times in a row: %w", maxConflicts, ErrConflict)}
+var errConflicts = storeFailed(&tokenstore.Error{Err: fmt.Errorf("%d times in a row: %w", maxConflicts, tokenstore.ErrConflict)})
 
 // rewrite writes a token that the store did not take before. If another
 // process has written a newer one meanwhile, that one is taken instead.
@@ -65,7 +67,7 @@ func (s *Source) rewrite(ctx context.Context, e *entry, _ *flight) (*Token, stri
 	e.mu.Lock()
 	was, state := e.tok, e.unsaved
 	e.mu.Unlock()
-	cur, at := was, s.stamp()
+	cur, at := was, s.store.Stamp()
 	for range maxConflicts {
 		st, err := s.read(ctx, e)
 		if err != nil {
@@ -88,15 +90,15 @@ func (s *Source) rewrite(ctx context.Context, e *entry, _ *flight) (*Token, stri
 			if !state.is {
 				s.log.Error(lostWrite, "source", s.cfg.Name, "key", e.key.String(), "stored_generation", st.rec.Generation, "generation", cur.generation)
 			}
-			rec = record{Renewed: &at, Codes: st.rec.Codes}
-			rec.put(cur)
+			rec = tokenstore.Record{Renewed: &at, Codes: st.rec.Codes}
+			put(&rec, cur)
 			if cur.orphan.Load() {
 				rec.Refused = &at
 			}
 		}
 		_, err = s.write(context.WithoutCancel(ctx), e, st.raw, &rec)
 		switch {
-		case errors.Is(err, ErrConflict):
+		case errors.Is(err, tokenstore.ErrConflict):
 			continue
 		case err != nil:
 			return nil, "", err

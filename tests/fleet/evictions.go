@@ -13,6 +13,8 @@ import (
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore"
 )
 
 // shelf is a Store in memory.
@@ -42,7 +44,7 @@ func (s *shelf) part(key string) *shelfPart {
 	return &s.parts[n%len(s.parts)]
 }
 
-// Load implements tokensource.Store.
+// Load implements tokenstore.Store.
 func (s *shelf) Load(_ context.Context, key string) ([]byte, error) {
 	s.loads.Add(1)
 	p := s.part(key)
@@ -55,7 +57,7 @@ func (s *shelf) Load(_ context.Context, key string) ([]byte, error) {
 	return bytes.Clone(value), nil
 }
 
-// Swap implements tokensource.Store.
+// Swap implements tokenstore.Store.
 func (s *shelf) Swap(_ context.Context, key string, old, value []byte) error {
 	s.swaps.Add(1)
 	p := s.part(key)
@@ -63,7 +65,7 @@ func (s *shelf) Swap(_ context.Context, key string, old, value []byte) error {
 	defer p.mu.Unlock()
 	there, ok := p.values[key]
 	if ok != (old != nil) || !bytes.Equal(there, old) {
-		return tokensource.ErrConflict
+		return tokenstore.ErrConflict
 	}
 	p.values[key] = bytes.Clone(value)
 	return nil
@@ -156,6 +158,6 @@ func heap() int {
 
 // Interface guards
 var (
-	_ tokensource.Store = (*shelf)(nil)
+	_ tokenstore.Store  = (*shelf)(nil)
 	_ tokensource.Grant = (*granted)(nil)
 )

@@ -15,8 +15,8 @@ import (
 	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tests/redistest"
-	"github.com/caddy-bearer/caddy-bearer/tokensource/redisstore"
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore/redisstore"
 )
 
 func TestNew(t *testing.T) {

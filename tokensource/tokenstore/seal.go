@@ -1,4 +1,4 @@
-package tokensource
+package tokenstore
 
 import (
 	"crypto/cipher"
@@ -11,25 +11,26 @@ import (
 	"golang.org/x/crypto/chacha20poly1305"
 )
 
-// StorageKeySize is the length of a storage key, in bytes.
-const StorageKeySize = 32
+// KeySize is the length of an encryption key, in bytes.
+const KeySize = 32
 
-// sealer seals records with XChaCha20-Poly1305: its nonces are long enough to
+// Codec writes records as they are stored, and reads them back. Without a key
+// they carry a checksum. With keys they are sealed with XChaCha20-Poly1305: its nonces are long enough to
 // be drawn at random by any number of processes. The first key seals, all open,
 // so that keys are changed without downtime. The record's name is authenticated
 // too: one user's record under another's name does not open.
-type sealer struct {
+type Codec struct {
 	first string // the name of the key that seals; "": records are not sealed
 	keys  map[string]cipher.AEAD
 }
 
 const sealLabel = "caddy-bearer stored token v2"
 
-func newSealer(keys [][]byte) (*sealer, error) {
-	s := &sealer{keys: make(map[string]cipher.AEAD, len(keys))}
+func NewCodec(keys [][]byte) (*Codec, error) {
+	s := &Codec{keys: make(map[string]cipher.AEAD, len(keys))}
 	for i, key := range keys {
-		if len(key) != StorageKeySize {
-			return nil, fmt.Errorf("storage key %d has %d bytes: expected %d", i+1, len(key), StorageKeySize)
+		if len(key) != KeySize {
+			return nil, fmt.Errorf("storage key %d has %d bytes: expected %d", i+1, len(key), KeySize)
 		}
 		// Two outputs of one secret that tell nothing of it or of each other.
 		derived, err := hkdf.Key(sha256.New, key, nil, sealLabel, chacha20poly1305.KeySize+8)
@@ -49,28 +50,28 @@ func newSealer(keys [][]byte) (*sealer, error) {
 	return s, nil
 }
 
-func (s *sealer) seals() bool { return s.first != "" }
+func (s *Codec) seals() bool { return s.first != "" }
 
-func (s *sealer) seal(name string, inside []byte) (key string, sealed []byte) {
+func (s *Codec) seal(name string, inside []byte) (key string, sealed []byte) {
 	aead := s.keys[s.first]
 	nonce := make([]byte, aead.NonceSize(), aead.NonceSize()+len(inside)+aead.Overhead())
 	_, _ = rand.Read(nonce) // never fails
 	return s.first, aead.Seal(nonce, nonce, inside, []byte(name))
 }
 
-func (s *sealer) open(name, key string, sealed []byte) ([]byte, error) {
+func (s *Codec) open(name, key string, sealed []byte) ([]byte, error) {
 	aead, ok := s.keys[key]
 	switch {
 	case !ok && len(s.keys) == 0:
-		return nil, fmt.Errorf("the stored token is sealed, and is %w: expected storage_key to have key %s, but none is set", errUnreadable, key)
+		return nil, fmt.Errorf("the stored token is sealed, and is %w: expected storage_key to have key %s, but none is set", ErrUnreadable, key)
 	case !ok:
-		return nil, fmt.Errorf("the stored token is sealed with another key, and is %w: expected storage_key to have key %s among its keys", errUnreadable, key)
+		return nil, fmt.Errorf("the stored token is sealed with another key, and is %w: expected storage_key to have key %s among its keys", ErrUnreadable, key)
 	case len(sealed) < aead.NonceSize():
-		return nil, fmt.Errorf("the stored token is %w: too short", errDamaged)
+		return nil, fmt.Errorf("the stored token is %w: too short", ErrDamaged)
 	}
 	inside, err := aead.Open(nil, sealed[:aead.NonceSize()], sealed[aead.NonceSize():], []byte(name))
 	if err != nil {
-		return nil, fmt.Errorf("the stored token is %w: its seal is broken", errDamaged)
+		return nil, fmt.Errorf("the stored token is %w: its seal is broken", ErrDamaged)
 	}
 	return inside, nil
 }

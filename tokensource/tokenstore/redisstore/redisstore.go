@@ -1,5 +1,5 @@
 // Package redisstore keeps a source's records in Redis, for a fleet that
-// shares them. It is the smallest [tokensource.Store]: a compare-and-swap, and
+// shares them. It is the smallest [tokenstore.Store]: a compare-and-swap, and
 // a read that knows "not there" from "does not answer". It needs Redis 6 or
 // what speaks like it: one server, one that Sentinel watches, or a cluster.
 //
@@ -42,8 +42,9 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 
-	"github.com/caddy-bearer/caddy-bearer/tokensource"
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore"
 )
 
 // Config says where Redis is.
@@ -77,7 +78,7 @@ const (
 	DefaultTimeout = 3 * time.Second
 )
 
-// Store is a [tokensource.Store] in Redis.
+// Store is a [tokenstore.Store] in Redis.
 type Store struct {
 	cfg    Config
 	client redis.UniversalClient
@@ -139,7 +140,7 @@ if v ~= (ARGV[3] or false) and not (ARGV[2] == '1' and v == ARGV[1]) then return
 redis.call('SET', KEYS[1], ARGV[1])
 return 1`
 
-// Load implements [tokensource.Store].
+// Load implements [tokenstore.Store].
 func (s *Store) Load(ctx context.Context, key string) ([]byte, error) {
 	var value []byte
 	err := s.do(ctx, key, func(ctx context.Context, node *redis.Client, name string) error {
@@ -157,7 +158,7 @@ func (s *Store) Load(ctx context.Context, key string) ([]byte, error) {
 	return value, err
 }
 
-// Swap implements [tokensource.Store]. When an answer is lost, it looks whether
+// Swap implements [tokenstore.Store]. When an answer is lost, it looks whether
 // its value is there; so no two processes should write the same.
 func (s *Store) Swap(ctx context.Context, key string, old, value []byte) error {
 	args := []any{value, 0}
@@ -184,7 +185,7 @@ func (s *Store) Swap(ctx context.Context, key string, old, value []byte) error {
 		case swapped == 0 && unsure:
 			return errUnsure
 		case swapped == 0:
-			return tokensource.ErrConflict
+			return tokenstore.ErrConflict
 		case wait == nil:
 			return nil
 		}
@@ -265,7 +266,7 @@ func mendable(err error) bool {
 		_, moved := redis.IsMovedError(err)
 		return moved || redis.IsReadOnlyError(err) || redis.IsClusterDownError(err) || redis.IsTryAgainError(err)
 	}
-	for _, final := range []error{fs.ErrNotExist, tokensource.ErrConflict, errUnsure, redis.ErrClosed} {
+	for _, final := range []error{fs.ErrNotExist, tokenstore.ErrConflict, errUnsure, redis.ErrClosed} {
 		if errors.Is(err, final) {
 			return false
 		}
@@ -283,4 +284,4 @@ func maybeDone(err error) bool {
 }
 
 // Interface guard
-var _ tokensource.Store = (*Store)(nil)
+var _ tokenstore.Store = (*Store)(nil)

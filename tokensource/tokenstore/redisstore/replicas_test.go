@@ -10,8 +10,9 @@ import (
 	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tests/redistest"
-	"github.com/caddy-bearer/caddy-bearer/tokensource"
-	"github.com/caddy-bearer/caddy-bearer/tokensource/redisstore"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore/redisstore"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore"
 )
 
 // TestReplicas: with Replicas a write counts when a replica has it, so that it
@@ -91,7 +92,7 @@ func TestFault31_FailoverLosesAWrite(t *testing.T) {
 	must(t, err)
 	// the write may have been in the paused replica's socket
 	if string(got) == "one" {
-		if err := s.Swap(ctx, "a", []byte("two"), []byte("three")); !errors.Is(err, tokensource.ErrConflict) {
+		if err := s.Swap(ctx, "a", []byte("two"), []byte("three")); !errors.Is(err, tokenstore.ErrConflict) {
 			t.Errorf("got %v", err)
 		}
 	}

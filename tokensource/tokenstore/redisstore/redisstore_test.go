@@ -19,8 +19,9 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/caddy-bearer/caddy-bearer/tests/redistest"
-	"github.com/caddy-bearer/caddy-bearer/tokensource"
-	"github.com/caddy-bearer/caddy-bearer/tokensource/redisstore"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore/redisstore"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -43,7 +44,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-func want(t *testing.T, s tokensource.Store, key, value string) {
+func want(t *testing.T, s tokenstore.Store, key, value string) {
 	t.Helper()
 	got, err := s.Load(t.Context(), key)
 	if err != nil || string(got) != value {
@@ -58,15 +59,15 @@ func TestLoadAndSwap(t *testing.T) {
 	if got, err := s.Load(ctx, "a"); got != nil || !errors.Is(err, fs.ErrNotExist) {
 		t.Fatalf("of nothing: %q, %v", got, err)
 	}
-	if err := s.Swap(ctx, "a", []byte("x"), []byte("one")); !errors.Is(err, tokensource.ErrConflict) {
+	if err := s.Swap(ctx, "a", []byte("x"), []byte("one")); !errors.Is(err, tokenstore.ErrConflict) {
 		t.Fatalf("from a value that is not there: %v", err)
 	}
 	must(t, s.Swap(ctx, "a", nil, []byte("one")))
-	if err := s.Swap(ctx, "a", nil, []byte("two")); !errors.Is(err, tokensource.ErrConflict) {
+	if err := s.Swap(ctx, "a", nil, []byte("two")); !errors.Is(err, tokenstore.ErrConflict) {
 		t.Fatalf("from nothing, where something is: %v", err)
 	}
 	must(t, s.Swap(ctx, "a", []byte("one"), []byte("two")))
-	if err := s.Swap(ctx, "a", []byte("one"), []byte("three")); !errors.Is(err, tokensource.ErrConflict) {
+	if err := s.Swap(ctx, "a", []byte("one"), []byte("three")); !errors.Is(err, tokenstore.ErrConflict) {
 		t.Fatalf("from an old value: %v", err)
 	}
 	want(t, s, "a", "two")
@@ -74,7 +75,7 @@ func TestLoadAndSwap(t *testing.T) {
 	must(t, s.Swap(ctx, "a", []byte("two"), odd))
 	want(t, s, "a", string(odd))
 	must(t, s.Swap(ctx, "b", nil, []byte{}))
-	if err := s.Swap(ctx, "b", nil, []byte("x")); !errors.Is(err, tokensource.ErrConflict) {
+	if err := s.Swap(ctx, "b", nil, []byte("x")); !errors.Is(err, tokenstore.ErrConflict) {
 		t.Fatalf("from nothing, where an empty value is: %v", err)
 	}
 	must(t, s.Swap(ctx, "b", []byte{}, []byte("full")))
@@ -112,7 +113,7 @@ func TestCount(t *testing.T) {
 }
 
 // countUp counts the number up once, however often others are faster.
-func countUp(ctx context.Context, s tokensource.Store) (conflicts int64, err error) {
+func countUp(ctx context.Context, s tokenstore.Store) (conflicts int64, err error) {
 	for {
 		old, err := s.Load(ctx, "n")
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -120,7 +121,7 @@ func countUp(ctx context.Context, s tokensource.Store) (conflicts int64, err err
 		}
 		n, _ := strconv.Atoi(string(old)) // nothing is 0
 		err = s.Swap(ctx, "n", old, []byte(strconv.Itoa(n+1)))
-		if !errors.Is(err, tokensource.ErrConflict) {
+		if !errors.Is(err, tokenstore.ErrConflict) {
 			return conflicts, err
 		}
 		conflicts++
@@ -130,7 +131,7 @@ func countUp(ctx context.Context, s tokensource.Store) (conflicts int64, err err
 // failing wants an error that is neither of the two that mean something.
 func failing(t *testing.T, what string, err error) {
 	t.Helper()
-	if err == nil || errors.Is(err, fs.ErrNotExist) || errors.Is(err, tokensource.ErrConflict) {
+	if err == nil || errors.Is(err, fs.ErrNotExist) || errors.Is(err, tokenstore.ErrConflict) {
 		t.Errorf("%s: got %v: want another error", what, err)
 	}
 }
@@ -244,14 +245,14 @@ func TestLostAnswer(t *testing.T) {
 	proxy.LoseAnswers(10)
 	failing(t, "all answers lost", s.Swap(ctx, "a", []byte("two"), []byte("three")))
 	proxy.LoseAnswers(0)
-	if err := s.Swap(ctx, "a", []byte("two"), []byte("three")); !errors.Is(err, tokensource.ErrConflict) {
+	if err := s.Swap(ctx, "a", []byte("two"), []byte("three")); !errors.Is(err, tokenstore.ErrConflict) {
 		t.Errorf("a call of its own, from what is there no more: %v", err)
 	}
 	must(t, s.Swap(ctx, "a", []byte("three"), []byte("three")))
 
 	// Another was faster before anything was sent: a conflict all the same.
 	must(t, other.Swap(ctx, "a", []byte("three"), []byte("theirs")))
-	if err := s.Swap(ctx, "a", []byte("three"), []byte("mine")); !errors.Is(err, tokensource.ErrConflict) {
+	if err := s.Swap(ctx, "a", []byte("three"), []byte("mine")); !errors.Is(err, tokenstore.ErrConflict) {
 		t.Errorf("got %v", err)
 	}
 	// The same with an answer lost: now it cannot be known that nothing changed.
@@ -267,7 +268,7 @@ func TestRestartedWithoutDisk(t *testing.T) {
 	if _, err := s.Load(t.Context(), "a"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a server that has nothing and answers: %v", err)
 	}
-	if err := s.Swap(t.Context(), "a", []byte("one"), []byte("two")); !errors.Is(err, tokensource.ErrConflict) {
+	if err := s.Swap(t.Context(), "a", []byte("one"), []byte("two")); !errors.Is(err, tokenstore.ErrConflict) {
 		t.Errorf("from what is lost: %v", err)
 	}
 }
