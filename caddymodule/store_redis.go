@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"net"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -22,9 +23,12 @@ import (
 
 func init() {
 	caddy.RegisterModule(new(RedisStore))
-	// the client prints to stderr what its errors say too
-	redis.SetLogger(redisLogger{})
 }
+
+// logRedis has the client log to Caddy. Otherwise it prints to stderr what its
+// errors say too. It has one logger for the whole process, so this happens only
+// where a config has a Redis store, and not when the package is imported.
+var logRedis = sync.OnceFunc(func() { redis.SetLogger(redisLogger{}) })
 
 type redisLogger struct{}
 
@@ -85,6 +89,7 @@ func (*RedisStore) CaddyModule() caddy.ModuleInfo {
 
 // Provision reads what TLS needs.
 func (rs *RedisStore) Provision(ctx caddy.Context) (err error) {
+	logRedis()
 	if rs.TLS == nil {
 		return nil
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 )
 
@@ -58,21 +59,35 @@ type HeaderField struct {
 // DefaultTimeout bounds a token call.
 const DefaultTimeout = 10 * time.Second
 
-// NewTransport returns a transport fit for token calls. It keeps no
-// connection: a call comes once in a token's life, by when an idle connection
-// is likely dead, and net/http sends a GET again by itself when a reused
-// connection breaks, which would spend a one-time code twice.
+// NewTransport returns a transport fit for token calls: a copy of
+// http.DefaultTransport, or one with the same settings where a program has
+// replaced that by something else. It keeps no connection: a call comes once in
+// a token's life, by when an idle connection is likely dead, and net/http sends
+// a GET again by itself when a reused connection breaks, which would spend a
+// one-time code twice.
 func NewTransport() *http.Transport {
-	t := http.DefaultTransport.(*http.Transport).Clone()
+	var t *http.Transport
+	if d, ok := http.DefaultTransport.(*http.Transport); ok {
+		t = d.Clone()
+	} else {
+		t = &http.Transport{
+			Proxy:                 http.ProxyFromEnvironment,
+			ForceAttemptHTTP2:     true,
+			TLSHandshakeTimeout:   10 * time.Second,
+			ExpectContinueTimeout: time.Second,
+		}
+	}
 	t.DisableKeepAlives = true
 	t.MaxResponseHeaderBytes = 64 << 10
 	return t
 }
 
-var defaultTransport = NewTransport()
+// defaultTransport is made at its first use: by then a program has put its own
+// settings into http.DefaultTransport.
+var defaultTransport = sync.OnceValue(NewTransport)
 
-// maxAnswer is what is read of an answer, after decompression.
-const maxAnswer = 64 << 10
+// maxResponse is how much of a response is read, in bytes, after decompression.
+const maxResponse = 64 << 10
 
 // Lookup returns the value of a template's variable, such as key.user; false
 // when there is no such variable.
@@ -109,7 +124,7 @@ func (ep *Endpoint) attempt(ctx context.Context, call string, params []Param, va
 	fail := &Error{Call: call, Host: req.URL.Host}
 	transport := ep.Transport
 	if transport == nil {
-		transport = defaultTransport
+		transport = defaultTransport()
 	}
 	if err := beforeSend(ctx); err != nil {
 		return nil, fmt.Errorf("%s call: %w", call, err)
@@ -123,8 +138,8 @@ func (ep *Endpoint) attempt(ctx context.Context, call string, params []Param, va
 	}
 	defer res.Body.Close()
 	fail.Sent, fail.Status = true, res.StatusCode
-	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
-	if err == nil && len(body) > maxAnswer {
+	body, err := io.ReadAll(io.LimitReader(res.Body, maxResponse+1))
+	if err == nil && len(body) > maxResponse {
 		err = errTooLong
 	}
 	if err != nil {
@@ -139,7 +154,7 @@ func (ep *Endpoint) attempt(ctx context.Context, call string, params []Param, va
 
 var (
 	errTimeout = errors.New("no complete answer in time")
-	errTooLong = fmt.Errorf("the answer is longer than %d KiB", maxAnswer>>10)
+	errTooLong = fmt.Errorf("the answer is longer than %d KiB", maxResponse>>10)
 )
 
 // plainError is err without what must not be told: net/http's errors quote
