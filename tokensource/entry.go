@@ -1,16 +1,15 @@
 package tokensource
 
 import (
-	"context"
 	"crypto/sha256"
 	"errors"
-	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// entry is the state of one key.
+// entry is the state of one key. This file has its fields and every transition
+// of them: whoever wants to know when a field changes finds it here.
 type entry struct {
 	key Key
 
@@ -22,45 +21,28 @@ type entry struct {
 	mu      sync.Mutex // never held across I/O or a callback
 	tok     *Token     // the newest token, be it expired or refused
 	unsaved unsaved
-	flight  *flight     // the renewal that runs, if any
+	flight  *renewal    // the renewal that runs, if any
 	failure failure     // of the last renewal; zero after one that worked
 	renewed time.Time   // when a token call last brought a token
 	code    *codeMemory // nil: none
 	timer   *time.Timer
 	evicted bool
-	size    int64 // in memory, see entries.weigh
+	size    int64 // in memory, see table.weigh
 	unread  bool  // the store could not be read at the start
 
 	deadRefresh string // a refresh token that was refused
 	lost        bool   // and only a person can bring the next
 	setAside    string // sum of the damaged record that was set aside
-	lastIntent  string // the last intent of this entry's own
+	lastLease   string // the last lease that this entry took
 	lastSent    bool   // and something was sent under it
-}
-
-// flight is one renewal, shared by all who wait for it.
-type flight struct {
-	done   chan struct{} // closed at the end, after tok and err are set
-	why    Reason
-	tok    *Token
-	err    error
-	forced *Token // the token that the API refused, if one did
-	aside  bool   // it obtains nothing: it only writes, or only reads, the store
-
-	// The flight's own:
-
-	lease *lease // the right to renew, among processes; nil: none is needed
-	// unsettled: the store could not be read, see errUnsettled.
-	unsettled bool
-	code      bool      // it exchanges a code
-	asked     time.Time // when the call that brought the token began
-	noSeed    bool      // the seed is known to be refused for good
 }
 
 // unsaved is the state of a token that the store has not taken yet, or that is
 // to be looked after.
 type unsaved struct {
-	is        bool
+	is bool
+	// unsettled: the store could not be read before, so what generation the token
+	// is of is known only when it is written.
 	unsettled bool
 	copy      bool      // another store has it, which was this one's before
 	check     bool      // it was written: is it still there?
@@ -68,8 +50,8 @@ type unsaved struct {
 	next      time.Time // when to try again
 }
 
-// pending reports whether the store is to be called for it.
-func (u *unsaved) pending() bool { return u.is || u.check }
+// due reports whether the store is to be called for the token.
+func (u *unsaved) due() bool { return u.is || u.check }
 
 // failure is what is remembered of a renewal that did not work.
 type failure struct {
@@ -86,250 +68,134 @@ type codeMemory struct {
 	err error
 }
 
-// recheckStore is how often a remembered refusal looks into the store, where
-// another process may have put a newer token.
-const recheckStore = 2 * time.Second
+// begin makes r the entry's renewal. The caller holds e.mu.
+func (e *entry) begin(r *renewal) { e.flight = r }
 
-// mayTry reports whether a renewal may start now; if not, the error to give
-// and how long until it may.
-func (s *Source) mayTry(e *entry, now time.Time) (time.Duration, error) {
-	if e.failure.err != nil && now.Before(e.failure.until) {
-		return e.failure.until.Sub(now), e.failure.err
+// withhold keeps requests from taking the token that the API refused while its
+// successor is on the way. The caller holds e.mu.
+func (e *entry) withhold() { e.cur.Store(nil) }
+
+// finish takes over how the entry's renewal ended, and hands its token to
+// requests. It returns the error that waiters get, and whether it is new that
+// the refresh token is lost. The caller holds e.mu.
+func (e *entry) finish(r *renewal, t *Token, err error, now time.Time) (newlyLost bool, _ error) {
+	if err == nil && r.forced != nil && t.AccessToken() == r.forced.AccessToken() {
+		err = ErrSameToken
 	}
-	if until := s.throttled.Load(); until != nil && now.Before(*until) {
-		return until.Sub(now), errThrottled
+	before := e.tok
+	if t != nil {
+		if r.via == viaStore && t != before {
+			e.unsaved = unsaved{} // what was not stored is past
+		}
+		e.tok = t
 	}
-	return 0, nil
+	switch {
+	case r.why == reasonResume:
+		e.unread = ofStore(err)
+		switch {
+		case err == nil && newer(t, before): // somebody has put it right
+			e.failure, e.deadRefresh = failure{}, ""
+		case err != nil && !e.unread:
+			e.failure = remember(e.failure, err, now)
+		}
+	case err == nil && r.aside:
+	case err == nil:
+		e.failure, e.deadRefresh = failure{}, ""
+		if r.via != viaStore {
+			e.renewed = now
+		}
+	case r.why == reasonWrite:
+		e.unsaved.tries++
+		e.unsaved.next = now.Add(writeAgainAfter(e.tok, e.unsaved, random()))
+	case r.why == ReasonCode:
+		// A code that fails says nothing of the token that is there, or of the
+		// next renewal.
+	default:
+		e.failure = remember(e.failure, err, now)
+		if !e.failure.permanent && RetryAfter(err) == 0 {
+			e.failure.until = hurry(now, e.failure.until, e.tok)
+		}
+	}
+	e.flight = nil
+	e.cur.Store(e.tok)
+	lost := errors.Is(err, errLost) || (e.lost && (err != nil || t == nil)) ||
+		(t != nil && t.orphan.Load() && r.s.cfg.Grant.NeedsPerson())
+	newlyLost, e.lost = lost && !e.lost, lost
+	return newlyLost, err
 }
 
-var errThrottled = fmt.Errorf("the token endpoint asked for fewer calls: %w", ErrUnavailable)
-
-// lock locks an entry, or the one that has taken its place since it was
-// evicted.
-func (s *Source) lock(ctx context.Context, e *entry) (*entry, error) {
-	for {
-		e.mu.Lock()
-		if !e.evicted {
-			return e, nil
-		}
-		e.mu.Unlock()
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		e = s.entry(e.key, time.Now())
-	}
-}
-
-// await is Token's slow path: the token is due, expired, refused or missing.
-func (s *Source) await(ctx context.Context, e *entry) (*Token, error) {
-	giveUp := time.Now().Add(s.cfg.Patience)
-	for {
-		var err error
-		if e, err = s.lock(ctx, e); err != nil {
-			return nil, err
-		}
-		now := time.Now()
-		t, f := e.tok, e.flight
-		forced := f != nil && f.forced != nil
-		st := stateAt(now, t)
-		if st != expired && !forced {
-			if st == due && f == nil {
-				if _, err := s.mayTry(e, now); err == nil {
-					s.launch(ctx, e, ReasonAhead, nil, s.renew)
-				}
-			}
-			e.mu.Unlock()
-			return t, nil
-		}
-		if e.failure.err != nil && s.inGrace(now, t) && (f != nil && !forced) {
-			e.mu.Unlock() // a renewal is under way, after one that failed
-			return t, nil
-		}
-		var wait time.Duration
-		if f == nil {
-			var err error
-			if wait, err = s.mayTry(e, now); err != nil {
-				e.mu.Unlock()
-				if s.inGrace(now, t) {
-					return t, nil
-				}
-				if final(err) {
-					return nil, err
-				}
-				if now.Add(wait).After(giveUp) {
-					return nil, &delayedError{err, wait}
-				}
-				if err := sleep(ctx, wait); err != nil {
-					return nil, err
-				}
-				continue
-			}
-			reason := ReasonExpired
-			if t == nil {
-				reason = ReasonFirst
-			}
-			if f = s.launch(ctx, e, reason, nil, s.renew); f == nil {
-				e.mu.Unlock()
-				return nil, ErrClosed
-			}
-		}
-		e.mu.Unlock()
-		if err := f.wait(ctx); err != nil {
-			return nil, err
-		}
-		if f.err == nil && !f.aside {
-			return f.tok, nil
-		}
-	}
-}
-
-func (s *Source) inGrace(now time.Time, t *Token) bool {
-	return t != nil && s.cfg.Grace > 0 && before(now, t.expiry.Add(s.cfg.Grace))
-}
-
-// Renew replaces a token that the API refused, and returns the one to use
-// instead. If the current token is no longer the refused one, that is it, and
-// nothing is renewed. Errors, besides those of Token: ErrTooSoon, and
-// ErrSameToken. Whatever the error, the refused token stays: the API may be
-// wrong.
-func (s *Source) Renew(ctx context.Context, k Key, refused *Token) (*Token, error) {
-	e := s.entry(k, time.Now())
-	giveUp := time.Now().Add(s.cfg.Patience)
-	for {
-		var err error
-		if e, err = s.lock(ctx, e); err != nil {
-			return nil, err
-		}
-		now := time.Now()
-		if e.tok == nil || e.tok.AccessToken() != refused.AccessToken() {
-			e.mu.Unlock()
-			return s.Token(ctx, k)
-		}
-		f := e.flight
-		if f == nil {
-			wait, err := s.mayForce(e, now)
-			if err != nil {
-				e.mu.Unlock()
-				// A token that worked was revoked: worth the wait. One that never
-				// did would be refused again.
-				if final(err) || !refused.accepted.Load() || now.Add(wait).After(giveUp) {
-					return nil, &delayedError{err, wait}
-				}
-				if err := sleep(ctx, wait); err != nil {
-					return nil, err
-				}
-				continue
-			}
-			if f = s.launch(ctx, e, ReasonRefused, refused, s.renew); f == nil {
-				e.mu.Unlock()
-				return nil, ErrClosed
-			}
-		} else if f.forced == nil && !f.aside {
-			f.forced = refused // the renewal that runs anyway answers for it
-		}
-		if !f.aside {
-			e.cur.Store(nil) // nobody takes the refused token while its successor is on the way
-		}
-		e.mu.Unlock()
-		if err := f.wait(ctx); err != nil {
-			return nil, err
-		}
-		if !f.aside {
-			return f.tok, f.err
-		}
-	}
-}
-
-// mayForce is mayTry for a renewal that the API's refusal asks for.
-func (s *Source) mayForce(e *entry, now time.Time) (time.Duration, error) {
-	if !s.CanRenew(e.tok) {
-		return 0, ErrAuthorizationRequired
-	}
-	if wait, err := s.mayTry(e, now); err != nil {
-		return wait, err
-	}
-	last := e.renewed
-	if e.tok != nil && e.tok.issued.After(last) && !e.tok.issued.After(now) {
-		last = e.tok.issued // by another process: the provider is one for all
-	}
-	if next := last.Add(s.cfg.MinInterval); now.Before(next) {
-		return min(next.Sub(now), s.cfg.MinInterval), ErrTooSoon
-	}
-	return 0, nil
-}
-
-// Exchange gives the source an authorization code for the key. The code is
-// sent once: the same code again returns the first outcome. It waits for the
-// answer no longer than ctx, but the answer is taken whatever becomes of ctx.
-func (s *Source) Exchange(ctx context.Context, k Key, c Code) (*Token, error) {
-	g, ok := s.cfg.Grant.(CodeGrant)
-	if !ok {
-		return nil, fmt.Errorf("token source %s: its grant takes no code: %w", s.cfg.Name, errors.ErrUnsupported)
-	}
-	sum := sha256.Sum256([]byte(c.Code.Reveal()))
-	e := s.entry(k, time.Now())
-	for {
-		var err error
-		if e, err = s.lock(ctx, e); err != nil {
-			return nil, err
-		}
-		if e.flight != nil { // one at a time; a first look into the store counts too
-			f := e.flight
-			e.mu.Unlock()
-			if err := f.wait(ctx); err != nil {
-				return nil, err
-			}
-			continue
-		}
-		if e.code != nil && e.code.sum == sum {
-			t, err := e.tok, e.code.err
-			e.mu.Unlock()
-			return t, err
-		}
-		f := s.launch(ctx, e, ReasonCode, nil, func(ctx context.Context, e *entry, f *flight) (*Token, string, error) {
-			return s.exchange(ctx, g, e, f, c, sum)
-		})
-		e.mu.Unlock()
-		if f == nil {
-			return nil, ErrClosed
-		}
-		if err := f.wait(ctx); err != nil {
-			return nil, err
-		}
-		return f.tok, f.err
-	}
-}
-
-// evict marks the entry as gone, unless that would lose something.
-func (e *entry) evict(es *entries) bool {
+// forgetRefusal takes back a refusal that was remembered, unless a person has
+// to put it right.
+func (e *entry) forgetRefusal() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.flight != nil || e.unsaved.is || (es.keep && e.tok != nil) {
+	if e.failure.permanent && !errors.Is(e.failure.err, ErrAuthorizationRequired) {
+		e.failure = failure{}
+	}
+}
+
+// obtained notes whether the store has taken a new token.
+func (e *entry) obtained(u unsaved) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.unsaved = u
+}
+
+// written notes that the token is stored, if it is still the one.
+func (e *entry) written(t *Token) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.tok == t {
+		e.unsaved = unsaved{}
+	}
+}
+
+// copyLater has the token written to another store at a time, and reports
+// whether there is one to copy. The caller holds e.mu.
+func (e *entry) copyLater(at time.Time) bool {
+	if e.tok == nil || e.unsaved.is {
 		return false
 	}
-	e.evicted = true
-	es.bytes.Add(-e.size)
+	e.unsaved = unsaved{is: true, copy: true, next: at}
 	return true
 }
 
-func (f *flight) wait(ctx context.Context) error {
-	select {
-	case <-f.done:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+// refreshRefused remembers a refresh token that was refused: should the grant
+// fail too, it is not tried again.
+func (e *entry) refreshRefused(refreshToken string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.deadRefresh = refreshToken
 }
 
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+// codeSent remembers what became of an authorization code.
+func (e *entry) codeSent(c codeMemory) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.code = &c
+}
+
+// leaseTaken notes the lease that is about to be written for the entry.
+func (e *entry) leaseTaken(id string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.lastLease, e.lastSent = id, false
+}
+
+// callSent notes that something is sent under the entry's lease.
+func (e *entry) callSent() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.lastSent = true
+}
+
+// ownLease reports whether a lease is one that this entry took and could not
+// give back, and whether anything was sent under it.
+func (e *entry) ownLease(id string) (own, sent bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	own = e.lastLease == id
+	return own, own && e.lastSent
 }
 
 // damageIsNew reports whether a damaged record, named by its sum, was not seen
@@ -340,8 +206,69 @@ func (e *entry) damageIsNew(sum string) bool {
 	return e.setAside != sum
 }
 
+// damageSeen notes that the damaged record is set aside.
 func (e *entry) damageSeen(sum string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.setAside = sum
+}
+
+// wakeAfter sets the entry's timer. The caller holds e.mu.
+func (e *entry) wakeAfter(d time.Duration, wake func()) {
+	if e.timer == nil {
+		e.timer = time.AfterFunc(d, wake)
+		return
+	}
+	e.timer.Reset(d)
+}
+
+// stopTimer ends the entry's timer.
+func (e *entry) stopTimer() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.timer != nil {
+		e.timer.Stop()
+	}
+}
+
+// touch notes that the entry is used, to the second: finer would have every
+// request write to a line of memory that all cores share.
+func (e *entry) touch(now time.Time) {
+	if n := now.UnixNano(); n-e.used.Load() > int64(time.Second) {
+		e.used.Store(n)
+	}
+}
+
+// weigh notes how much memory the entry takes, in bytes, and returns by how much
+// that differs from before. The caller holds e.mu.
+func (e *entry) weigh() int64 {
+	size := int64(entryOverhead + len(e.key.encoded))
+	if t := e.tok; t != nil {
+		size += int64(len(t.authorization) + len(t.refresh))
+		for _, f := range t.fields {
+			size += int64(32 + len(f.Name) + len(f.Value))
+		}
+	}
+	more := size - e.size
+	e.size = size
+	return more
+}
+
+// evict marks the entry as gone, and returns what it took in memory. It does
+// nothing if that would lose something: ok is false then.
+func (e *entry) evict(keepTokens bool) (size int64, ok bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.flight != nil || e.unsaved.is || (keepTokens && e.tok != nil) {
+		return 0, false
+	}
+	e.evicted = true
+	return e.size, true
+}
+
+// current returns the newest token.
+func (e *entry) current() *Token {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.tok
 }

@@ -13,45 +13,43 @@ import (
 
 // exchange is the renewal by an authorization code. It waits for nobody: what
 // a person brought last is what holds, and a renewal elsewhere finds it.
-func (s *Source) exchange(ctx context.Context, g CodeGrant, e *entry, f *flight, c Code, sum [sha256.Size]byte) (*Token, string, error) {
-	e.mu.Lock()
-	cur := e.tok
-	e.mu.Unlock()
-	f.code = true
+func (r *renewal) exchange(ctx context.Context, g CodeGrant, c Code, sum [sha256.Size]byte) (*Token, error) {
+	s, e := r.s, r.e
+	cur := e.current()
+	r.code = true
 	st, err := s.note(ctx, e, tokenstore.CodeHash(sum), true) // the generation goes on where the stored one is
 	switch {
 	case errors.Is(err, tokenstore.ErrUnreadable):
-		return nil, "", unreadable{err}
+		return nil, unreadable{err}
 	case errors.Is(err, ErrCodeRefused):
-		return nil, "", err
+		return nil, err
 	case err != nil:
 		// The person is here now: their code is not refused over a store.
 		s.log.Warn("token store fails; a code is exchanged without it", "source", s.cfg.Name, "error", err)
-		f.unsettled = true
+		r.unsettled = true
 	case newer(st.token, cur):
 		cur = st.token
 	}
-	a, err := s.guarded(ctx, f, func(ctx context.Context) (*tokenendpoint.Response, error) {
+	res, err := r.call(ctx, func(ctx context.Context) (*tokenendpoint.Response, error) {
 		return g.Exchange(ctx, Vars{s.cfg.KeyNames, e.key}, c)
 	})
 	var t *Token
 	if err == nil {
-		t, err = s.take(ctx, e, f, cur, a)
+		t, err = r.take(ctx, cur, res)
 	}
-	if err != nil && (a != nil || spent(err)) {
+	if err != nil && (res != nil || spent(err)) {
 		err = fmt.Errorf("%w: %w", ErrCodeRefused, err)
 	}
 	switch {
 	case err == nil || errors.Is(err, ErrCodeRefused):
-		e.mu.Lock()
-		e.code = &codeMemory{sum: sum, err: err}
-		e.mu.Unlock()
+		e.codeSent(codeMemory{sum: sum, err: err})
 	case s.store != nil: // it may be handed over once more
 		if _, err := s.note(context.WithoutCancel(ctx), e, tokenstore.CodeHash(sum), false); err != nil {
 			s.log.Warn("a code that was not used up stays noted as sent", "source", s.cfg.Name, "key", e.key.String(), "error", err)
 		}
 	}
-	return t, viaGrant, err
+	r.via = viaGrant
+	return t, err
 }
 
 // note writes into the record that a code is about to be sent, or that it was
@@ -72,13 +70,4 @@ func (s *Source) note(ctx context.Context, e *entry, hash string, sent bool) (*s
 		}
 	}
 	return nil, errConflicts
-}
-
-// spent reports whether a code that was sent is no good any more: refused,
-// taken by an answer that could not be read, or perhaps so by one that did not
-// come. When the endpoint was out of order or throttling, or was never
-// reached, it is good still.
-func spent(err error) bool {
-	var ee *tokenendpoint.Error
-	return errors.As(err, &ee) && ee.Sent && ee.Status < 500 && ee.Class != tokenendpoint.Throttled
 }

@@ -2,6 +2,7 @@ package tokensource
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -15,23 +16,140 @@ import (
 // store. docs/decisions/0008-renewal-in-a-fleet.md says how and why.
 
 const (
-	// lapseAfter is for how long an intent must not have changed until its owner
+	// leaseTTL is for how long a lease must not have changed until its holder
 	// is taken for dead. Some providers take a used refresh token for 15 s; a
 	// killed holder is to be replaced within 10.
-	lapseAfter = 5 * time.Second
-	// lapseSoon is the same where nothing is lost by asking twice, and the least.
-	lapseSoon = 2500 * time.Millisecond
-	// lapseMax bounds what an intent may ask for.
-	lapseMax = time.Minute
-	// beatEvery is how often a live owner changes its intent.
-	beatEvery = time.Second
-	// pollEvery is how often another's intent is looked at, and up to as much
+	leaseTTL = 5 * time.Second
+	// minLeaseTTL is the same where nothing is lost by asking twice, and the least.
+	minLeaseTTL = 2500 * time.Millisecond
+	// maxLeaseTTL bounds what a lease may ask for.
+	maxLeaseTTL = time.Minute
+	// heartbeatEvery is how often a live holder changes its lease.
+	heartbeatEvery = time.Second
+	// pollEvery is how often another's lease is read, and up to as much
 	// again at random.
 	pollEvery = 100 * time.Millisecond
 )
 
 // errLeaseLost: another process took this one for dead, and renews.
 var errLeaseLost = fmt.Errorf("another process took the renewal over: %w", ErrUnavailable)
+
+// claim takes the lease of the entry's record. enough is asked of each reading
+// whether that ends it: with what somebody else has stored (done), or with an
+// error. Then, and where nothing needs a lease, there is none.
+func (s *Source) claim(ctx context.Context, e *entry, call Reason, cur *Token, enough func(*stored) (bool, error)) (st *stored, l *lease, done bool, err error) {
+	var w watch
+	noted := false
+	for {
+		if st, err = s.read(ctx, e); err != nil {
+			return nil, nil, false, err
+		}
+		if done, err = enough(st); done || err != nil || s.needsNoLease(st, cur) {
+			return st, nil, done, err
+		}
+		if other := st.rec.Lease; other != nil && !own(e, other) {
+			if !w.expired(time.Now(), other) && !s.store.Dead(ctx, other.By) {
+				if sleep(ctx, pollEvery+time.Duration(random()*float64(pollEvery))) != nil || s.draining.Load() {
+					return st, nil, false, fmt.Errorf("another process is renewing the token: %w", ErrUnavailable)
+				}
+				continue
+			}
+		}
+		if s.notesPending() && !noted {
+			if err = s.notePending(ctx, e.key); err != nil {
+				return nil, nil, false, err
+			}
+			noted = true
+		}
+		l, err = s.takeLease(ctx, e, call, st, cur)
+		switch {
+		case errors.Is(err, tokenstore.ErrConflict):
+			continue // another contender won
+		case err != nil:
+			return nil, nil, false, err
+		}
+		return st, l, false, nil
+	}
+}
+
+// needsNoLease reports whether a renewal needs no leave of others: there are
+// none, or it is the first grant of one key of many, which can be repeated; a
+// lease would leave a record behind for every key that is refused.
+func (s *Source) needsNoLease(st *stored, cur *Token) bool {
+	return s.store == nil || (s.single == nil && st.raw == nil && cur == nil && !s.cfg.Grant.NeedsPerson())
+}
+
+// ttl is for how long a lease asks to be waited for. It is longer where the store
+// is slow, for what is written may be seen as late as that.
+func (s *Source) ttl(rec *tokenstore.Record) time.Duration {
+	d := minLeaseTTL
+	if s.cfg.Grant.NeedsPerson() || rec.RefreshToken != "" {
+		d = leaseTTL
+	}
+	return min(d+2*s.store.WriteTook(), maxLeaseTTL)
+}
+
+// watch observes another's lease by this process's own clock: what the other's
+// clock says counts for nothing.
+type watch struct {
+	id    string
+	beat  uint64
+	since time.Time
+}
+
+func (w *watch) expired(now time.Time, other *tokenstore.Lease) bool {
+	if w.id != other.ID || w.beat != other.Heartbeat {
+		*w = watch{other.ID, other.Heartbeat, now}
+	}
+	return now.Sub(w.since) >= min(max(time.Duration(other.TTL)*time.Millisecond, minLeaseTTL), maxLeaseTTL)
+}
+
+// own reports whether a lease is one that this entry could not give back.
+func own(e *entry, l *tokenstore.Lease) bool {
+	own, _ := e.ownLease(l.ID)
+	return own
+}
+
+const lostWrite = "token store has lost a write: an older token is there than was written; it is written again"
+
+// takeLease writes a lease over what was read. If the store has less than memory,
+// because it lost a write or never got it, memory's token goes back with it.
+func (s *Source) takeLease(ctx context.Context, e *entry, call Reason, st *stored, cur *Token) (*lease, error) {
+	l := &lease{s: s, e: e, rec: *st.rec}
+	back := newer(cur, st.token)
+	if back {
+		e.mu.Lock()
+		unsaved := e.unsaved.is
+		e.mu.Unlock()
+		if !unsaved {
+			s.log.Error(lostWrite, "source", s.cfg.Name, "key", e.key.String(), "stored_generation", st.rec.Generation, "generation", cur.generation)
+		}
+		l.rec = tokenstore.Record{Renewed: st.rec.Renewed, Codes: st.rec.Codes}
+		put(&l.rec, cur)
+	} else if other := st.rec.Lease; other != nil {
+		own, sent := e.ownLease(other.ID)
+		if !own || sent {
+			l.rec.Doubt++
+		}
+		if !own {
+			s.log.Warn("a renewal was cut off before its outcome was stored: it is tried again",
+				"source", s.cfg.Name, "key", e.key.String(), "by", other.By, "at", other.At, "call", other.Call, "times", l.rec.Doubt)
+		}
+	}
+	l.rec.Lease = &tokenstore.Lease{ID: rand.Text(), Stamp: s.store.Stamp(), Call: string(call), TTL: s.ttl(&l.rec).Milliseconds()}
+	e.leaseTaken(l.rec.Lease.ID)
+	now := time.Now()
+	raw, err := s.write(ctx, e, st.raw, &l.rec)
+	if err != nil {
+		return nil, err
+	}
+	l.raw = raw
+	l.sure(now)
+	if back {
+		e.written(cur)
+	}
+	return l, nil
+}
 
 // lease is one renewal's. Its flight alone uses it, but while a call is under
 // way: then the beat does.
@@ -40,7 +158,7 @@ type lease struct {
 	e *entry
 
 	raw  []byte            // the record as it was last written
-	rec  tokenstore.Record // the same, with the intent
+	rec  tokenstore.Record // the same, with the lease
 	lost bool              // another process has taken it over
 	sent string            // the refresh token that was sent under it
 
@@ -56,7 +174,7 @@ func (l *lease) sure(now time.Time) {
 	l.until.Store(&until)
 }
 
-// keep counts the intent's beat up until stop is called, so that a slow call is
+// keep counts the lease's heartbeat up until stop is called, so that a slow call is
 // not taken for a dead process. stop waits until nothing is written any more: a
 // write that is cut off may come after what is written next.
 func (l *lease) keep(ctx context.Context) (stop func()) {
@@ -67,8 +185,8 @@ func (l *lease) keep(ctx context.Context) (stop func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for sleep(ctx, beatEvery) == nil {
-			if l.beat(context.WithoutCancel(ctx)) != nil {
+		for sleep(ctx, heartbeatEvery) == nil {
+			if l.heartbeat(context.WithoutCancel(ctx)) != nil {
 				return
 			}
 		}
@@ -79,13 +197,13 @@ func (l *lease) keep(ctx context.Context) (stop func()) {
 	}
 }
 
-// beat writes the intent once more. The error is errLeaseLost; a store that
+// heartbeat writes the lease once more. The error is errLeaseLost; a store that
 // does not take it may do so the next time.
-func (l *lease) beat(ctx context.Context) error {
+func (l *lease) heartbeat(ctx context.Context) error {
 	next := l.rec
 	i := *l.rec.Lease
 	i.Heartbeat++
-	i.TTL = l.s.lapse(&l.rec).Milliseconds()
+	i.TTL = l.s.ttl(&l.rec).Milliseconds()
 	next.Lease = &i
 	now := time.Now()
 	raw, err := l.s.write(ctx, l.e, l.raw, &next)
@@ -122,7 +240,7 @@ func (l *lease) ensure(ctx context.Context) error {
 	case l.good():
 		return nil
 	}
-	if err := l.beat(ctx); err != nil {
+	if err := l.heartbeat(ctx); err != nil {
 		return err
 	}
 	if !l.good() {
@@ -143,9 +261,7 @@ func (l *lease) calling(ctx context.Context) context.Context {
 	if l == nil {
 		return ctx
 	}
-	l.e.mu.Lock()
-	l.e.lastSent = true
-	l.e.mu.Unlock()
+	l.e.callSent()
 	return tokenendpoint.WithBeforeSend(ctx, func() error {
 		if !l.good() {
 			return errLeaseLost
@@ -173,7 +289,7 @@ func (l *lease) sends(refresh tokenendpoint.Secret) {
 // inDoubt reports whether the refresh token may have been used before.
 func (l *lease) inDoubt() bool { return l != nil && l.rec.Doubt > 0 }
 
-// release withdraws the intent of a call that brought no token. What it said of
+// release gives back the lease of a call that brought no token. What it said of
 // the refresh token stays in the record, for all who share it.
 func (l *lease) release(ctx context.Context, err error) {
 	if l == nil || l.lost {
@@ -198,7 +314,7 @@ func (l *lease) release(ctx context.Context, err error) {
 	}
 }
 
-// withdraw writes the record without the intent, unless that is no longer
+// withdraw writes the record without the lease, unless that is no longer
 // there. A code may have been noted beside it.
 func (l *lease) withdraw(ctx context.Context, next *tokenstore.Record) error {
 	raw := l.raw
@@ -216,10 +332,4 @@ func (l *lease) withdraw(ctx context.Context, next *tokenstore.Record) error {
 		raw, next.Codes = st.raw, st.rec.Codes
 	}
 	return errConflicts
-}
-
-// uncertain reports whether a call may have used up what was sent with it.
-func uncertain(err error) bool {
-	var ee *tokenendpoint.Error
-	return errors.As(err, &ee) && ee.Sent && (ee.Status == 0 || ee.Status < 300)
 }

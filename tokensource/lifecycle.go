@@ -29,30 +29,29 @@ func (s *Source) Resume() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.tok == nil && e.flight == nil {
-		s.launch(s.life, e, reasonResume, nil, s.look)
+		s.launch(s.life, e, reasonResume, nil, (*renewal).look)
 	}
 }
 
 // look takes what is stored. It calls no provider, unless the very first call
 // was cut off.
-func (s *Source) look(ctx context.Context, e *entry, f *flight) (*Token, string, error) {
-	st, err := s.read(ctx, e)
+func (r *renewal) look(ctx context.Context) (*Token, error) {
+	st, err := r.s.read(ctx, r.e)
 	if errors.Is(err, tokenstore.ErrUnreadable) {
 		err = unreadable{err}
 	}
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	e.mu.Lock()
-	cur := e.tok
-	e.mu.Unlock()
-	switch {
-	case newer(st.token, cur):
-		return st.token, viaStore, nil
-	case cur == nil && st.rec.Lease != nil:
-		return s.renew(ctx, e, f)
+	cur := r.e.current()
+	if cur == nil && !newer(st.token, cur) && st.rec.Lease != nil {
+		return r.renew(ctx)
 	}
-	return cur, viaStore, nil
+	r.via = viaStore
+	if newer(st.token, cur) {
+		return st.token, nil
+	}
+	return cur, nil
 }
 
 // lookEvery is how often a source without keys that was refused for good looks
@@ -68,13 +67,7 @@ func (s *Source) looks(e *entry) bool {
 // Reconsider forgets refusals that were remembered: what was wrong at the
 // provider may have been put right. It is for a reload of the settings.
 func (s *Source) Reconsider() {
-	s.each(func(e *entry) {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		if e.failure.permanent && !errors.Is(e.failure.err, ErrAuthorizationRequired) {
-			e.failure = failure{}
-		}
-	})
+	s.each((*entry).forgetRefusal)
 }
 
 // StoreChanged tells that the store is another one: the tokens are written to
@@ -86,9 +79,8 @@ func (s *Source) StoreChanged() {
 	s.each(func(e *entry) {
 		e.mu.Lock()
 		defer e.mu.Unlock()
-		if e.tok != nil && !e.unsaved.is {
-			// one after the other: a store is not built for all of them at once
-			e.unsaved = unsaved{is: true, copy: true, next: now.Add(backoffMin + time.Duration(n)*copyEvery)}
+		// one after the other: a store is not built for all of them at once
+		if e.copyLater(now.Add(backoffMin + time.Duration(n)*copyEvery)) {
 			n++
 			if e.flight == nil {
 				s.schedule(e, now)
@@ -147,7 +139,7 @@ func (s *Source) flush(ctx context.Context, e *entry) error {
 	if !unwritten {
 		return nil
 	}
-	if _, _, err := s.rewrite(ctx, e, nil); err != nil {
+	if _, err := (&renewal{s: s, e: e}).rewrite(ctx); err != nil {
 		return fmt.Errorf("token source %s: a token was not stored: %w", s.cfg.Name, err)
 	}
 	return nil
@@ -162,13 +154,7 @@ func (s *Source) Close(ctx context.Context) error {
 	s.mu.Unlock()
 	s.Drain()
 	defer s.end()
-	s.each(func(e *entry) {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		if e.timer != nil {
-			e.timer.Stop()
-		}
-	})
+	s.each((*entry).stopTimer)
 	return s.Flush(ctx)
 }
 
@@ -176,4 +162,57 @@ func (s *Source) isClosed() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.closed
+}
+
+// schedule sets the timer: of a source without keys, so that its token is
+// renewed, and its failures are mended, with no traffic at all: there will be
+// none as long as this process is reported as not ready. And of a token that is
+// not stored yet. The caller holds e.mu.
+func (s *Source) schedule(e *entry, now time.Time) {
+	wait, ok := time.Duration(0), false
+	switch {
+	case s.single == nil:
+	case s.looks(e):
+		wait, ok = lookEvery, true
+		if e.unread {
+			wait = storeRetryMax
+		}
+	case !e.failure.permanent:
+		wait, ok = nextWake(now, e.tok)
+		if e.failure.err != nil {
+			wait, ok = max(wait, e.failure.until.Sub(now)), true
+		}
+	}
+	if e.unsaved.due() {
+		if write := e.unsaved.next.Sub(now); !ok || write < wait {
+			wait, ok = write, true
+		}
+	}
+	if !ok || s.isClosed() {
+		return
+	}
+	// Not even a clock that jumps makes this a busy loop.
+	wait = max(wait, backoffMin)
+	e.wakeAfter(wait, func() { s.wake(e) })
+}
+
+// wake does what the timer was set for.
+func (s *Source) wake(e *entry) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.flight != nil || e.evicted {
+		return // a flight schedules the next
+	}
+	now := time.Now()
+	_, err := s.mayTry(e, now)
+	switch st := stateAt(now, e.tok); {
+	case s.single != nil && st != fresh && err == nil && !e.failure.permanent && !s.looks(e):
+		s.launch(s.life, e, ReasonAhead, nil, (*renewal).renew)
+	case e.unsaved.due() && !now.Before(e.unsaved.next):
+		s.launch(s.life, e, reasonWrite, nil, (*renewal).rewrite)
+	case s.looks(e):
+		s.launch(s.life, e, reasonResume, nil, (*renewal).look)
+	default:
+		s.schedule(e, now)
+	}
 }

@@ -58,7 +58,7 @@ func (f *finished) drop(keys []Key) {
 // notesPending reports whether renewals are noted: where a key's refresh token
 // is worth a person.
 func (s *Source) notesPending() bool {
-	return s.entries != nil && s.store != nil && s.cfg.Grant.NeedsPerson() && s.cfg.Grant.CanRefresh()
+	return s.table != nil && s.store != nil && s.cfg.Grant.NeedsPerson() && s.cfg.Grant.CanRefresh()
 }
 
 func (s *Source) pendingName(shard int) string {
@@ -131,7 +131,7 @@ func (s *Source) resumePending() {
 			e := s.entry(Key{string(note.Key)}, time.Now())
 			e.mu.Lock()
 			if e.flight == nil && !e.evicted && e.tok == nil {
-				s.launch(s.life, e, reasonResume, nil, s.look)
+				s.launch(s.life, e, reasonResume, nil, (*renewal).look)
 			}
 			e.mu.Unlock()
 		}

@@ -3,6 +3,7 @@ package tokensource
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -104,7 +105,7 @@ type Source struct {
 	draining     atomic.Bool
 
 	single   *entry // of a source without keys
-	entries  *entries
+	table    *table
 	finished finished
 	resumed  atomic.Bool // its cut-off renewals were looked for
 
@@ -148,7 +149,7 @@ func New(cfg Config) (*Source, error) {
 	if len(cfg.KeyNames) == 0 {
 		s.single = &entry{}
 	} else {
-		s.entries = newEntries(cfg.MaxKeys, cfg.MaxMemory, cfg.Store == nil && cfg.Grant.NeedsPerson())
+		s.table = newTable(cfg.MaxKeys, cfg.MaxMemory, cfg.Store == nil && cfg.Grant.NeedsPerson())
 	}
 	return s, nil
 }
@@ -187,7 +188,7 @@ func (s *Source) entry(k Key, now time.Time) *entry {
 	if s.single != nil {
 		return s.single
 	}
-	return s.entries.get(k, now)
+	return s.table.get(k, now)
 }
 
 // TokenSource returns the key's tokens as an [oauth2.TokenSource], each call
@@ -216,5 +217,230 @@ func (s *Source) each(f func(*entry)) {
 		f(s.single)
 		return
 	}
-	s.entries.each(f)
+	s.table.each(f)
+}
+
+// recheckStore is how often a remembered refusal looks into the store, where
+// another process may have put a newer token.
+const recheckStore = 2 * time.Second
+
+// mayTry reports whether a renewal may start now; if not, the error to give
+// and how long until it may.
+func (s *Source) mayTry(e *entry, now time.Time) (time.Duration, error) {
+	if e.failure.err != nil && now.Before(e.failure.until) {
+		return e.failure.until.Sub(now), e.failure.err
+	}
+	if until := s.throttled.Load(); until != nil && now.Before(*until) {
+		return until.Sub(now), errThrottled
+	}
+	return 0, nil
+}
+
+var errThrottled = fmt.Errorf("the token endpoint asked for fewer calls: %w", ErrUnavailable)
+
+// lock locks an entry, or the one that has taken its place since it was
+// evicted.
+func (s *Source) lock(ctx context.Context, e *entry) (*entry, error) {
+	for {
+		e.mu.Lock()
+		if !e.evicted {
+			return e, nil
+		}
+		e.mu.Unlock()
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		e = s.entry(e.key, time.Now())
+	}
+}
+
+// await is Token's slow path: the token is due, expired, refused or missing.
+func (s *Source) await(ctx context.Context, e *entry) (*Token, error) {
+	giveUp := time.Now().Add(s.cfg.Patience)
+	for {
+		var err error
+		if e, err = s.lock(ctx, e); err != nil {
+			return nil, err
+		}
+		now := time.Now()
+		t, f := e.tok, e.flight
+		forced := f != nil && f.forced != nil
+		st := stateAt(now, t)
+		if st != expired && !forced {
+			if st == due && f == nil {
+				if _, err := s.mayTry(e, now); err == nil {
+					s.launch(ctx, e, ReasonAhead, nil, (*renewal).renew)
+				}
+			}
+			e.mu.Unlock()
+			return t, nil
+		}
+		if e.failure.err != nil && s.inGrace(now, t) && (f != nil && !forced) {
+			e.mu.Unlock() // a renewal is under way, after one that failed
+			return t, nil
+		}
+		var wait time.Duration
+		if f == nil {
+			var err error
+			if wait, err = s.mayTry(e, now); err != nil {
+				e.mu.Unlock()
+				if s.inGrace(now, t) {
+					return t, nil
+				}
+				if final(err) {
+					return nil, err
+				}
+				if now.Add(wait).After(giveUp) {
+					return nil, &delayedError{err, wait}
+				}
+				if err := sleep(ctx, wait); err != nil {
+					return nil, err
+				}
+				continue
+			}
+			reason := ReasonExpired
+			if t == nil {
+				reason = ReasonFirst
+			}
+			if f = s.launch(ctx, e, reason, nil, (*renewal).renew); f == nil {
+				e.mu.Unlock()
+				return nil, ErrClosed
+			}
+		}
+		e.mu.Unlock()
+		if err := f.wait(ctx); err != nil {
+			return nil, err
+		}
+		if f.err == nil && !f.aside {
+			return f.tok, nil
+		}
+	}
+}
+
+func (s *Source) inGrace(now time.Time, t *Token) bool {
+	return t != nil && s.cfg.Grace > 0 && before(now, t.expiry.Add(s.cfg.Grace))
+}
+
+// Renew replaces a token that the API refused, and returns the one to use
+// instead. If the current token is no longer the refused one, that is it, and
+// nothing is renewed. Errors, besides those of Token: ErrTooSoon, and
+// ErrSameToken. Whatever the error, the refused token stays: the API may be
+// wrong.
+func (s *Source) Renew(ctx context.Context, k Key, refused *Token) (*Token, error) {
+	e := s.entry(k, time.Now())
+	giveUp := time.Now().Add(s.cfg.Patience)
+	for {
+		var err error
+		if e, err = s.lock(ctx, e); err != nil {
+			return nil, err
+		}
+		now := time.Now()
+		if e.tok == nil || e.tok.AccessToken() != refused.AccessToken() {
+			e.mu.Unlock()
+			return s.Token(ctx, k)
+		}
+		f := e.flight
+		if f == nil {
+			wait, err := s.mayForce(e, now)
+			if err != nil {
+				e.mu.Unlock()
+				// A token that worked was revoked: worth the wait. One that never
+				// did would be refused again.
+				if final(err) || !refused.accepted.Load() || now.Add(wait).After(giveUp) {
+					return nil, &delayedError{err, wait}
+				}
+				if err := sleep(ctx, wait); err != nil {
+					return nil, err
+				}
+				continue
+			}
+			if f = s.launch(ctx, e, ReasonRefused, refused, (*renewal).renew); f == nil {
+				e.mu.Unlock()
+				return nil, ErrClosed
+			}
+		} else if f.forced == nil && !f.aside {
+			f.forced = refused // the renewal that runs anyway answers for it
+		}
+		if !f.aside {
+			e.withhold()
+		}
+		e.mu.Unlock()
+		if err := f.wait(ctx); err != nil {
+			return nil, err
+		}
+		if !f.aside {
+			return f.tok, f.err
+		}
+	}
+}
+
+// mayForce is mayTry for a renewal that the API's refusal asks for.
+func (s *Source) mayForce(e *entry, now time.Time) (time.Duration, error) {
+	if !s.CanRenew(e.tok) {
+		return 0, ErrAuthorizationRequired
+	}
+	if wait, err := s.mayTry(e, now); err != nil {
+		return wait, err
+	}
+	last := e.renewed
+	if e.tok != nil && e.tok.issued.After(last) && !e.tok.issued.After(now) {
+		last = e.tok.issued // by another process: the provider is one for all
+	}
+	if next := last.Add(s.cfg.MinInterval); now.Before(next) {
+		return min(next.Sub(now), s.cfg.MinInterval), ErrTooSoon
+	}
+	return 0, nil
+}
+
+// Exchange gives the source an authorization code for the key. The code is
+// sent once: the same code again returns the first outcome. It waits for the
+// answer no longer than ctx, but the answer is taken whatever becomes of ctx.
+func (s *Source) Exchange(ctx context.Context, k Key, c Code) (*Token, error) {
+	g, ok := s.cfg.Grant.(CodeGrant)
+	if !ok {
+		return nil, fmt.Errorf("token source %s: its grant takes no code: %w", s.cfg.Name, errors.ErrUnsupported)
+	}
+	sum := sha256.Sum256([]byte(c.Code.Reveal()))
+	e := s.entry(k, time.Now())
+	for {
+		var err error
+		if e, err = s.lock(ctx, e); err != nil {
+			return nil, err
+		}
+		if e.flight != nil { // one at a time; a first look into the store counts too
+			f := e.flight
+			e.mu.Unlock()
+			if err := f.wait(ctx); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if e.code != nil && e.code.sum == sum {
+			t, err := e.tok, e.code.err
+			e.mu.Unlock()
+			return t, err
+		}
+		f := s.launch(ctx, e, ReasonCode, nil, func(r *renewal, ctx context.Context) (*Token, error) {
+			return r.exchange(ctx, g, c, sum)
+		})
+		e.mu.Unlock()
+		if f == nil {
+			return nil, ErrClosed
+		}
+		if err := f.wait(ctx); err != nil {
+			return nil, err
+		}
+		return f.tok, f.err
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }

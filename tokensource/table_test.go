@@ -13,7 +13,7 @@ import (
 // keys would otherwise pile up for ever.
 func TestTableIsBoundedBehindWhatMustStay(t *testing.T) {
 	const bound = 100
-	es := newEntries(bound, 0, true)
+	es := newTable(bound, 0, true)
 	now := time.Now()
 	for i := range 50 {
 		e := es.get(NewKey("person", strconv.Itoa(i)), now)
@@ -60,7 +60,7 @@ func TestNoTimerAfterClose(t *testing.T) {
 	}
 	e := s.single
 	e.mu.Lock()
-	f := s.launch(context.Background(), e, ReasonFirst, nil, s.renew)
+	f := s.launch(context.Background(), e, ReasonFirst, nil, (*renewal).renew)
 	e.mu.Unlock()
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()

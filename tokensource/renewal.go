@@ -1,0 +1,530 @@
+package tokensource
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore"
+)
+
+// renewal is one attempt to bring an entry a token, shared by all who wait for
+// it. This file is its way, from top to bottom: it is launched, acquires the
+// right to renew, obtains a token, saves it, and finishes.
+type renewal struct {
+	s *Source
+	e *entry
+
+	why    Reason
+	aside  bool   // it obtains nothing: it only writes, or only reads, the store
+	forced *Token // the token that the API refused, if one did; guarded by e.mu
+
+	done chan struct{} // closed at the end, after tok and err are set
+	tok  *Token
+	err  error
+
+	// The renewal's goroutine alone uses these:
+
+	via   string    // how the token came; see the constants
+	lease *lease    // the right to renew, among processes; nil: none is needed
+	asked time.Time // when the call that brought the token began
+	// unsettled: the store could not be read, see errUnsettled.
+	unsettled bool
+	code      bool // it exchanges a code
+	noInitial bool // the initial refresh token is known to be refused for good
+}
+
+// How a token came.
+const (
+	viaGrant   = "grant"
+	viaRefresh = callRefresh
+	viaStore   = "store"
+)
+
+// procedure is what a renewal does to get a token.
+type procedure func(r *renewal, ctx context.Context) (*Token, error)
+
+// launch starts a renewal. The caller holds e.mu, and none is running. cause is
+// the context of the request that started it, for the observer: neither its end
+// nor its values reach the renewal, for a proxy's say where to connect to and
+// whom to tell of a 103. nil: the source is closed.
+func (s *Source) launch(cause context.Context, e *entry, why Reason, forced *Token, do procedure) *renewal {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil
+	}
+	r := &renewal{
+		s: s, e: e, why: why, forced: forced,
+		aside: why == reasonWrite || why == reasonResume,
+		done:  make(chan struct{}),
+	}
+	e.begin(r)
+	go r.run(cause, do)
+	return r
+}
+
+// wait waits for the renewal's end, no longer than ctx.
+func (r *renewal) wait(ctx context.Context) error {
+	select {
+	case <-r.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// run does what the renewal is for and finishes it, whatever happens meanwhile.
+func (r *renewal) run(cause context.Context, do procedure) {
+	s := r.s
+	ctx, cancel := context.WithTimeout(s.life, s.cfg.RenewalTimeout)
+	defer cancel()
+
+	start := time.Now()
+	observed := func(Outcome) {}
+	if !r.aside {
+		ctx, observed = s.cfg.Observer.Renewing(ctx, cause, Renewal{s.cfg.Name, s.GrantType(), r.why})
+	}
+	t, err := r.guarded(ctx, do)
+	lost, err := r.finish(t, err)
+	o := Outcome{Via: r.via, Err: err, Took: time.Since(start)}
+	if err == nil && t != nil {
+		o.Expiry = t.expiry
+	}
+	observed(o)
+	close(r.done)
+	s.logRenewal(r.e, r.why, o)
+	if lost {
+		s.log.Error("a person must authorize again: the refresh token is refused for good", "source", s.cfg.Name, "key", r.e.key.String(), "error", err)
+		s.cfg.Observer.Lost(s.cfg.Name, r.e.key.String(), err)
+	}
+}
+
+var errPanicked = fmt.Errorf("the renewal panicked: %w", ErrUnavailable)
+
+// guarded does it, and makes a failure of a panic.
+func (r *renewal) guarded(ctx context.Context, do procedure) (t *Token, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			// The panic's value may hold anything, a secret too: its type is told.
+			r.s.log.Error("token renewal panicked", "source", r.s.cfg.Name, "panic", fmt.Sprintf("%T", v), "stack", string(debug.Stack()))
+			t, err, r.via = nil, errPanicked, ""
+			r.lease.release(ctx, err)
+		}
+	}()
+	return do(r, ctx)
+}
+
+// renew is the ordinary procedure: what the store has, else a refresh, else the
+// grant again.
+func (r *renewal) renew(ctx context.Context) (t *Token, err error) {
+	const rounds = 3 // another process may be faster again and again, but not for ever
+	for range rounds {
+		var again bool
+		if t, again, err = r.renewOnce(ctx); !again {
+			break
+		}
+	}
+	return t, err
+}
+
+// renewOnce renews under one lease. again says that it is worth another: the
+// store has something newer than what was refused, or than the lease.
+func (r *renewal) renewOnce(ctx context.Context) (t *Token, again bool, err error) {
+	cur, done, err := r.acquire(ctx)
+	if done || err != nil {
+		return cur, false, err
+	}
+	t, err = r.obtain(ctx, cur)
+	if err == nil {
+		return t, false, nil
+	}
+	r.lease.release(ctx, err)
+	if errors.Is(err, errLeaseLost) {
+		return nil, true, err
+	}
+	if refusedForGood(err) {
+		// Another process may have been faster: then the refusal is of a refresh
+		// token that is no longer the one.
+		if st, readErr := r.s.read(ctx, r.e); readErr == nil && newer(st.token, cur) {
+			return nil, true, err
+		}
+	}
+	return nil, false, err
+}
+
+// acquire reads the store and takes the lease. It returns the newest token that
+// there is; done says that somebody else has renewed it, and that it is what
+// this renewal is for.
+func (r *renewal) acquire(ctx context.Context) (cur *Token, done bool, err error) {
+	s, e := r.s, r.e
+	e.mu.Lock()
+	cur, unwritten, refusal := e.tok, e.unsaved, e.failure
+	e.mu.Unlock()
+	if unwritten.is && unwritten.unsettled {
+		// Its generation is known only when it is written.
+		if cur, err = r.rewrite(ctx); err != nil {
+			cur = e.current()
+		}
+		r.via = ""
+	}
+	var st *stored
+	if err == nil {
+		st, r.lease, done, err = s.claim(ctx, e, r.why, cur, func(st *stored) (bool, error) { return r.enough(st, cur, refusal) })
+	}
+	switch {
+	case done:
+		r.via = viaStore // finish makes it the entry's
+		return st.token, true, nil
+	case err == nil:
+		if s.instead(e, st.token, cur) {
+			cur = st.token
+		}
+	case st != nil: // it was read: something else stands against a renewal
+		return nil, false, err
+	default:
+		if err = s.withoutStore(cur, err); err != nil {
+			return nil, false, err
+		}
+		r.unsettled = true
+	}
+	return cur, false, nil
+}
+
+// enough reports whether nothing is to be sent, after all: for somebody else
+// has renewed, or for a reason that is the error.
+func (r *renewal) enough(st *stored, cur *Token, refusal failure) (bool, error) {
+	s := r.s
+	if r.useful(st, cur) {
+		return true, nil
+	}
+	best := cur
+	if s.instead(r.e, st.token, cur) {
+		best = st.token
+	} else if refusal.permanent && !errors.Is(refusal.err, tokenstore.ErrUnreadable) {
+		return false, refusal.err // and the store has nothing newer
+	}
+	if refused := st.rec.Refused != nil; best == nil {
+		// Of a damaged record only this is known: the initial refresh token was
+		// used before.
+		r.noInitial = refused || (st.damaged && s.cfg.Grant.NeedsPerson())
+	} else if refused && st.rec.Generation == best.generation {
+		best.orphan.Store(true) // another process was told so
+	}
+	if s.cfg.Grant.NeedsPerson() && r.refreshToken(best).Empty() {
+		return false, r.personNeeded(best)
+	}
+	return false, s.breaker.Refuses()
+}
+
+// useful reports whether somebody else has stored what this renewal is for.
+func (r *renewal) useful(st *stored, cur *Token) bool {
+	r.e.mu.Lock()
+	refused := r.forced
+	r.e.mu.Unlock()
+	return r.s.instead(r.e, st.token, cur) && stateAt(time.Now(), st.token) != expired &&
+		(refused == nil || st.token.AccessToken() != refused.AccessToken())
+}
+
+// personNeeded tells a token that was lost from one that was never there.
+func (r *renewal) personNeeded(t *Token) error {
+	if r.noInitial || (t != nil && t.orphan.Load()) {
+		return errLost
+	}
+	return ErrAuthorizationRequired
+}
+
+// errLost: there was a refresh token, and it is refused for good.
+var errLost = fmt.Errorf("the refresh token is no good any more: %w", ErrAuthorizationRequired)
+
+// instead reports whether what is stored takes the place of what is in memory:
+// it is newer, or of the same generation and not the same, after a fail-over
+// that lost our write.
+func (s *Source) instead(e *entry, stored, cur *Token) bool {
+	if newer(stored, cur) || stored == nil || stored.generation < cur.generation {
+		return newer(stored, cur)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return !e.unsaved.is && stored.AccessToken() != cur.AccessToken()
+}
+
+func newer(stored, cur *Token) bool {
+	return stored != nil && (cur == nil || stored.generation > cur.generation)
+}
+
+// withoutStore decides whether a renewal may go on though the store could not
+// be read or written. Where a person's consent hangs on a refresh token, an
+// unread record may hold the only good one; and a refresh token is not spent
+// on a next one that could not be written. Where the grant can be repeated,
+// the token that is there serves first.
+func (s *Source) withoutStore(cur *Token, err error) error {
+	if errors.Is(err, tokenstore.ErrUnreadable) {
+		return unreadable{err}
+	}
+	if s.cfg.Grant.NeedsPerson() || (cur != nil && cur.refresh != "" && stateAt(time.Now(), cur) != expired) {
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	s.log.Warn("token store not readable; going on without it", "source", s.cfg.Name, "error", err)
+	return nil
+}
+
+// obtain makes the token calls: a refresh if there is a refresh token, else, or
+// if that is refused and nobody is needed, the grant.
+func (r *renewal) obtain(ctx context.Context, cur *Token) (*Token, error) {
+	v := Vars{r.s.cfg.KeyNames, r.e.key}
+	g := r.s.cfg.Grant
+	var failed error // the refresh, for a reason that passes
+	if refresh := r.refreshToken(cur); !refresh.Empty() {
+		r.lease.sends(refresh)
+		res, err := r.call(ctx, func(ctx context.Context) (*tokenendpoint.Response, error) { return g.Refresh(ctx, v, refresh) })
+		if err == nil {
+			if res.RefreshToken.Empty() { // RFC 6749, section 6: the old one stays good
+				res.RefreshToken = refresh
+			}
+			r.via = viaRefresh
+			return r.take(ctx, cur, res)
+		}
+		if !r.grantInstead(err, cur, refresh) {
+			if g.NeedsPerson() && grantRefused(err, r.lease.inDoubt()) {
+				if cur != nil {
+					cur.orphan.Store(true)
+				}
+				err = fmt.Errorf("%w: %w", errLost, err)
+			}
+			return nil, err
+		}
+		if !refusedForGood(err) {
+			failed = err
+		}
+	}
+	if g.NeedsPerson() {
+		return nil, r.personNeeded(cur)
+	}
+	res, err := r.call(ctx, func(ctx context.Context) (*tokenendpoint.Response, error) { return g.Token(ctx, v) })
+	switch {
+	case err != nil && failed != nil && final(err):
+		return nil, failed // the grant is refused, and the refresh token may yet be good
+	case err != nil:
+		return nil, err
+	}
+	r.via = viaGrant
+	return r.take(ctx, cur, res)
+}
+
+// refreshToken returns the refresh token to use, empty if there is none that
+// is any good.
+func (r *renewal) refreshToken(cur *Token) tokenendpoint.Secret {
+	g := r.s.cfg.Grant
+	// Without a store nobody knows who else may be sending it.
+	if !g.CanRefresh() || r.noInitial || (r.unsettled && !g.NeedsPerson()) {
+		return tokenendpoint.Secret{}
+	}
+	refresh := g.Seed()
+	if cur != nil && cur.refresh != "" {
+		if cur.orphan.Load() {
+			return tokenendpoint.Secret{}
+		}
+		refresh = tokenendpoint.NewSecret(cur.refresh)
+	}
+	r.e.mu.Lock()
+	defer r.e.mu.Unlock()
+	if r.e.deadRefresh != "" && refresh.Reveal() == r.e.deadRefresh {
+		return tokenendpoint.Secret{}
+	}
+	return refresh
+}
+
+// grantInstead decides whether a refresh that failed is followed by the grant.
+func (r *renewal) grantInstead(err error, cur *Token, refresh tokenendpoint.Secret) bool {
+	g := r.s.cfg.Grant
+	switch {
+	case g.NeedsPerson():
+		return false
+	case refusedForGood(err):
+		r.e.refreshRefused(refresh.Reveal())
+		return true
+	}
+	// The refresh endpoint is down and the token is dead, but the grant asks
+	// somebody else: a request waits that could still succeed.
+	return !g.SameEndpoint() && stateAt(time.Now(), cur) == expired
+}
+
+// call makes a token call under the endpoint's breaker. The breaker judges the
+// endpoint and the client; what one user's refresh token or code is worth says
+// nothing about them.
+//
+// The call has all its time, however long it took until it may be made: a
+// response must not be cut off, for it may hold the only good refresh token.
+func (r *renewal) call(ctx context.Context, send func(context.Context) (*tokenendpoint.Response, error)) (res *tokenendpoint.Response, err error) {
+	s := r.s
+	done, err := s.breaker.Allow(s.cfg.RenewalTimeout)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.lease.ensure(ctx); err != nil {
+		done(Neutral)
+		return nil, err
+	}
+	if s.isClosed() {
+		done(Neutral)
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, ErrClosed)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.RenewalTimeout)
+	defer cancel()
+	defer context.AfterFunc(s.life, cancel)()
+	verdict := Fails // also of a panic
+	defer func() {
+		before := s.breaker.State()
+		done(verdict)
+		if after := s.breaker.State(); after != before {
+			s.log.Warn("token endpoint's circuit breaker", "source", s.cfg.Name, "was", before, "is", after)
+		}
+	}()
+	stop := r.lease.keep(ctx)
+	defer stop() // of a panic too
+	asked := time.Now()
+	res, err = send(r.lease.calling(ctx))
+	stop()
+	verdict = judge(err)
+	if err == nil {
+		r.asked = asked
+	}
+	return res, err
+}
+
+// take makes a token of a response and saves it, before anyone uses it. If the
+// store fails the token serves from memory and the write is retried.
+func (r *renewal) take(ctx context.Context, cur *Token, res *tokenendpoint.Response) (*Token, error) {
+	s, e := r.s, r.e
+	if !tokenendpoint.ValidToken(res.AccessToken.Reveal()) {
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, tokenendpoint.ErrBadToken)
+	}
+	t := newToken(res.AccessToken.Reveal(), res.RefreshToken.Reveal())
+	t.tokenType, t.fields = res.TokenType, res.Fields
+	// The provider began to count at some time during the call: at its beginning,
+	// to be sure.
+	t.live(r.asked, expiryOf(res.Lifetime, s.cfg.Lifetime), s.cfg.RefreshAhead, random())
+	t.generation, t.byCode = 1, r.code
+	if cur != nil {
+		t.generation = cur.generation + 1
+	}
+	var err error
+	changes := s.storeChanges.Load()
+	if r.unsettled {
+		err = errUnsettled
+	} else {
+		t, err = r.save(ctx, t)
+	}
+	moved := err == nil && changes != s.storeChanges.Load() // it was written to the one before
+	u := unsaved{
+		is: err != nil || moved, unsettled: r.unsettled, copy: moved, next: time.Now().Add(backoffBase),
+		check: s.store != nil && t.refresh != "",
+	}
+	if err == nil && !moved {
+		u.next = time.Now().Add(checkAfter)
+	}
+	e.obtained(u)
+	if err != nil {
+		s.log.Error("token not stored: it serves from memory and would be lost with this process",
+			"source", s.cfg.Name, "key", e.key.String(), "error", err)
+	}
+	return t, nil
+}
+
+// errUnsettled: the store could not be read, so what generation the token is
+// of is known only when it is written.
+var errUnsettled = errors.New("the store could not be read before")
+
+// save writes a token over the lease of the renewal that brought it. The end of
+// ctx does not cut it off: by then the provider has given the token, and may
+// give no other. If somebody else has stored one meanwhile, that one is
+// returned, unless ours is what a person brought just now.
+func (r *renewal) save(ctx context.Context, t *Token) (*Token, error) {
+	s, e := r.s, r.e
+	if s.store == nil {
+		return t, nil
+	}
+	ctx = context.WithoutCancel(ctx)
+	at := s.store.Stamp()
+	over := r.lease.written()
+	for range maxConflicts {
+		if over != nil {
+			rec := tokenstore.Record{Renewed: &at, Codes: over.rec.Codes}
+			put(&rec, t)
+			if _, err := s.write(ctx, e, over.raw, &rec); !errors.Is(err, tokenstore.ErrConflict) {
+				return t, err
+			}
+		}
+		st, err := s.read(ctx, e)
+		switch {
+		case err != nil:
+			return t, err
+		case r.code && st.rec.Generation >= t.generation:
+			t = t.withGeneration(st.rec.Generation + 1)
+		case st.token != nil && st.rec.Generation >= t.generation:
+			if st.token.AccessToken() != t.AccessToken() {
+				s.log.Warn("another process has stored a newer token meanwhile: it is used", "source", s.cfg.Name, "key", e.key.String(),
+					"generation", st.rec.Generation, "by", st.rec.Writer())
+			}
+			return st.token, nil
+		}
+		over = st
+	}
+	return t, errConflicts
+}
+
+// maxConflicts bounds the writes that meet somebody else's.
+const maxConflicts = 50
+
+var errConflicts = storeFailed(&tokenstore.Error{Err: fmt.Errorf("%d times in a row: %w", maxConflicts, tokenstore.ErrConflict)})
+
+// finish publishes the outcome and returns its error, and whether it is new
+// that the refresh token is lost. Then it sees to what comes next.
+func (r *renewal) finish(t *Token, err error) (lost bool, _ error) {
+	s, e := r.s, r.e
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	now := time.Now()
+	lost, err = e.finish(r, t, err, now)
+	if t != nil {
+		s.table.weigh(e)
+	}
+	r.tok, r.err = t, err
+	switch {
+	case r.aside:
+	case err != nil:
+		s.heed(err, now)
+	case r.via != viaStore:
+		s.throttles.Store(0)
+	}
+	if r.why == reasonResume && s.single == nil && t != nil && stateAt(now, t) != fresh && err == nil {
+		s.launch(s.life, e, ReasonAhead, nil, (*renewal).renew) // it was cut off; no request may come for long
+		return lost, nil
+	}
+	if s.notesPending() && r.why != ReasonCode && !r.aside {
+		s.finished.add(e.key)
+	}
+	s.schedule(e, now)
+	return lost, err
+}
+
+// heed holds every key back when the endpoint asked for fewer calls. A later,
+// shorter response does not shorten that. Where it does not say for how long,
+// the source's own count of such responses does: each key's would begin anew.
+func (s *Source) heed(err error, now time.Time) {
+	var ee *tokenendpoint.Error
+	if !errors.As(err, &ee) || ee.Class != tokenendpoint.Throttled {
+		return
+	}
+	until := now.Add(retryAfter(RetryAfter(err), int(s.throttles.Add(1)), random()))
+	for {
+		held := s.throttled.Load()
+		if held != nil && !held.Before(until) || s.throttled.CompareAndSwap(held, &until) {
+			return
+		}
+	}
+}
