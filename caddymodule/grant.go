@@ -49,29 +49,28 @@ func (gc *GrantContext) secret(o *Origin, option, text string) (tokenendpoint.Se
 	return tokenendpoint.NewSecret(s), nil
 }
 
-// grant puts a grant's pieces together: its endpoint, its own parameters, and
-// the endpoint that refreshes, which is the refresh block's or else the same.
-func (gc *GrantContext) grant(name string, e *Endpoint, params []tokenendpoint.Param) (*tokensource.EndpointGrant, error) {
+// grant puts a grant's pieces together: what newGrant makes of its endpoint, the
+// scope, and the endpoint that refreshes, which is the refresh block's or else
+// the same.
+func (gc *GrantContext) grant(e *Endpoint, newGrant func(*tokenendpoint.Endpoint) *tokensource.EndpointGrant) (*tokensource.EndpointGrant, error) {
 	ep, err := e.build(gc)
 	if err != nil {
 		return nil, err
 	}
-	g := &tokensource.EndpointGrant{Name: name, Endpoint: ep, Params: params}
+	g := newGrant(ep)
 	if len(e.Scope) > 0 {
-		scope, err := gc.template(e.Origin, "scope", strings.Join(e.Scope, " "))
-		if err != nil {
+		if g.Scope, err = gc.template(e.Origin, "scope", strings.Join(e.Scope, " ")); err != nil {
 			return nil, err
 		}
-		g.Params = append(g.Params, tokenendpoint.Param{Name: "scope", Value: scope})
 	}
 	refresh := e.refreshing()
-	if gc.Refresh != nil {
+	switch {
+	case gc.Refresh != nil && g.RefreshEndpoint == nil: // a call of its own kind has nothing to inherit
 		refresh = gc.Refresh
-		if name != requestGrant {
-			refresh = refresh.inherit(e)
-		}
-	} else if name == requestGrant {
-		return g, nil // a call of its own kind says nothing of where tokens are refreshed
+	case gc.Refresh != nil:
+		refresh = gc.Refresh.inherit(e)
+	case g.RefreshEndpoint == nil || g.RefreshEndpoint == g.Endpoint:
+		return g, nil
 	}
 	if g.RefreshEndpoint, err = refresh.build(gc); err != nil {
 		return nil, err
@@ -86,12 +85,6 @@ func (e *Endpoint) refreshing() *Endpoint {
 	out.Params, out.Scope = nil, nil
 	return &out
 }
-
-func grantType(name string) tokenendpoint.Param {
-	return tokenendpoint.Param{Name: "grant_type", Value: tokenendpoint.Literal(name)}
-}
-
-const requestGrant = "request"
 
 // authorizer is a grant through which a person can be sent to the provider.
 type authorizer interface {

@@ -34,8 +34,9 @@ func (ClientCredentials) CaddyModule() caddy.ModuleInfo {
 
 // TokenGrant implements [Grant].
 func (g *ClientCredentials) TokenGrant(gc *GrantContext) (tokensource.Grant, error) {
-	const name = "client_credentials"
-	return gc.grant(name, &g.Endpoint, []tokenendpoint.Param{grantType(name)})
+	return gc.grant(&g.Endpoint, func(ep *tokenendpoint.Endpoint) *tokensource.EndpointGrant {
+		return tokensource.ClientCredentials(ep)
+	})
 }
 
 // Password obtains a token for a user's name and password (RFC 6749, section
@@ -58,7 +59,6 @@ func (Password) CaddyModule() caddy.ModuleInfo {
 
 // TokenGrant implements [Grant].
 func (g *Password) TokenGrant(gc *GrantContext) (tokensource.Grant, error) {
-	const name = "password"
 	if g.Username == "" || g.Password == "" {
 		return nil, g.Origin.errorf("", "grant password: got no username and password: expected both")
 	}
@@ -70,16 +70,9 @@ func (g *Password) TokenGrant(gc *GrantContext) (tokensource.Grant, error) {
 	if err != nil {
 		return nil, err
 	}
-	grant, err := gc.grant(name, &g.Endpoint, []tokenendpoint.Param{
-		grantType(name),
-		{Name: "username", Value: username},
-		{Name: "password", Value: password, Secret: true},
+	return gc.grant(&g.Endpoint, func(ep *tokenendpoint.Endpoint) *tokensource.EndpointGrant {
+		return tokensource.Password(ep, username, password)
 	})
-	if err != nil {
-		return nil, err
-	}
-	grant.User, _ = username.Expand(func(name string) (string, bool) { return "{" + name + "}", true })
-	return grant, nil
 }
 
 // AuthorizationCode obtains a token for a code that a person's consent
@@ -107,7 +100,6 @@ func (AuthorizationCode) CaddyModule() caddy.ModuleInfo {
 
 // TokenGrant implements [Grant].
 func (g *AuthorizationCode) TokenGrant(gc *GrantContext) (tokensource.Grant, error) {
-	const name = "authorization_code"
 	redirectURI, err := gc.template(g.Origin, "redirect_uri", g.RedirectURI)
 	if err != nil {
 		return nil, err
@@ -115,13 +107,12 @@ func (g *AuthorizationCode) TokenGrant(gc *GrantContext) (tokensource.Grant, err
 	if g.RedirectURI != "" && !absoluteURI(redirectURI) {
 		return nil, g.Origin.errorf("redirect_uri", notAbsoluteURI+" (RFC 6749, section 3.1.2)")
 	}
-	grant, err := gc.grant(name, &g.Endpoint, []tokenendpoint.Param{grantType(name)})
+	grant, err := gc.grant(&g.Endpoint, func(ep *tokenendpoint.Endpoint) *tokensource.EndpointGrant {
+		return tokensource.AuthorizationCode(ep, redirectURI)
+	})
 	if err != nil {
 		return nil, err
 	}
-	// The scope belongs to the authorization request (RFC 6749, section 4.1.3).
-	grant.Params = grant.Params[:1]
-	grant.Person, grant.RedirectURI = true, redirectURI
 	if gc.Forever && gc.Refresh == nil {
 		// Where tokens live for ever nobody refreshes them; MonPay sends a refresh
 		// token all the same, and refuses it.
@@ -203,20 +194,13 @@ func (g *RefreshToken) TokenGrant(gc *GrantContext) (tokensource.Grant, error) {
 	if g.Token == "" {
 		return nil, g.Origin.errorf("", "grant refresh_token: got no refresh_token: expected refresh_token <token>")
 	}
-	seed, err := gc.secret(g.Origin, "refresh_token", g.Token)
+	initial, err := gc.secret(g.Origin, "refresh_token", g.Token)
 	if err != nil {
 		return nil, err
 	}
-	grant, err := gc.grant("refresh_token", &g.Endpoint, nil)
-	if err != nil {
-		return nil, err
-	}
-	// Here the refresh is the grant: what was configured for it is sent.
-	if gc.Refresh == nil {
-		grant.RefreshEndpoint.Params = append(grant.Params, grant.Endpoint.Params...)
-	}
-	grant.Person, grant.RefreshToken = true, seed
-	return grant, nil
+	return gc.grant(&g.Endpoint, func(ep *tokenendpoint.Endpoint) *tokensource.EndpointGrant {
+		return tokensource.RefreshToken(ep, initial)
+	})
 }
 
 // Request obtains a token by any HTTP call that answers with one. It sends
@@ -235,7 +219,7 @@ func (Request) CaddyModule() caddy.ModuleInfo {
 
 // TokenGrant implements [Grant].
 func (g *Request) TokenGrant(gc *GrantContext) (tokensource.Grant, error) {
-	return gc.grant(requestGrant, &g.Endpoint, nil)
+	return gc.grant(&g.Endpoint, tokensource.Request)
 }
 
 // Interface guards

@@ -38,7 +38,7 @@ func newLoginRig(t *testing.T, issuer string, keys ...KeyPart) *loginRig {
 		rig.forms = append(rig.forms, form)
 		return rig.answer()
 	})
-	grant.Name, grant.Person = "authorization_code", true
+	grant.Type, grant.Interactive = "authorization_code", true
 	kr, err := newKeyReader(keys)
 	if err != nil {
 		t.Fatal(err)

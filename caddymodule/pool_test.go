@@ -14,7 +14,9 @@ import (
 // grants issues tokens without a network.
 type grants struct{ tokensource.EndpointGrant }
 
-func (grants) Identity() []string { return nil }
+func (grants) Info() tokensource.GrantInfo {
+	return tokensource.GrantInfo{Type: "grants", SameEndpoint: true}
+}
 
 func (grants) Token(context.Context, tokensource.Vars) (*tokenendpoint.Response, error) {
 	return &tokenendpoint.Response{AccessToken: tokenendpoint.NewSecret("tok"), Lifetime: time.Hour}, nil

@@ -26,7 +26,7 @@ func (f fakeEndpoint) RoundTrip(req *http.Request) (*http.Response, error) {
 // testGrant is a grant at a fake endpoint.
 func testGrant(f fakeEndpoint) *tokensource.EndpointGrant {
 	return &tokensource.EndpointGrant{
-		Name: "client_credentials",
+		Type: "client_credentials",
 		Endpoint: &tokenendpoint.Endpoint{
 			URL: tokenendpoint.Literal("https://idp.example/token"), Auth: tokenendpoint.ClientNone, Transport: f,
 		},

@@ -145,12 +145,9 @@ func (p *panicking) TokenGrant(*caddymodule.GrantContext) (tokensource.Grant, er
 
 type panickingGrant struct{ secret string }
 
-func (panickingGrant) Type() string               { return "test_panicking" }
-func (panickingGrant) Identity() []string         { return nil }
-func (panickingGrant) CanRefresh() bool           { return false }
-func (panickingGrant) Seed() tokenendpoint.Secret { return tokenendpoint.Secret{} }
-func (panickingGrant) NeedsPerson() bool          { return false }
-func (panickingGrant) SameEndpoint() bool         { return true }
+func (panickingGrant) Info() tokensource.GrantInfo {
+	return tokensource.GrantInfo{Type: "test_panicking", SameEndpoint: true}
+}
 
 func (g panickingGrant) Token(context.Context, tokensource.Vars) (*tokenendpoint.Response, error) {
 	panic(errors.New("it happened with " + g.secret))

@@ -33,7 +33,7 @@ func TestBreakerOfTheEndpoint(t *testing.T) {
 			return answer("tok", "", time.Hour), nil
 		}}
 		s := newSource(t, tokensource.Config{
-			Grant: g, KeyNames: []string{"user"}, Patience: -1,
+			Grant: g, KeyNames: []string{"user"}, MaxWait: -1,
 			Breaker: tokensource.BreakerSettings{TripAfter: 5, OpenFor: 30 * time.Second},
 		})
 		ks := keys(50)
@@ -84,7 +84,7 @@ func TestWhatTheBreakerCounts(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				g := &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokenendpoint.Response, error) { return nil, c.failure }}
-				s := newSource(t, tokensource.Config{Grant: g, KeyNames: []string{"user"}, Patience: -1})
+				s := newSource(t, tokensource.Config{Grant: g, KeyNames: []string{"user"}, MaxWait: -1})
 				for _, k := range keys(20) {
 					_, _ = s.Token(context.Background(), k)
 					time.Sleep(time.Millisecond)

@@ -109,13 +109,13 @@ func TestBearerOfAKey(t *testing.T) {
 			return answer("of-"+tenant, "", time.Hour), nil
 		},
 	}}).Authorizer()
-	g := &tokensource.EndpointGrant{Name: "request", Endpoint: ep}
+	g := &tokensource.EndpointGrant{Type: "request", Endpoint: ep}
 	s := newSource(t, tokensource.Config{Name: "user", KeyNames: []string{"user", "tenant"}, Grant: g})
 	want(t, s, tokensource.NewKey("ann", "acme"), "tok")
 	if got := w.Last(t).Header.Get("Authorization"); got != "Bearer of-acme" {
 		t.Errorf("Authorization is %q, want acme's", got)
 	}
-	other := newSource(t, tokensource.Config{Name: "other", KeyNames: []string{"user"}, Grant: g, Patience: -1})
+	other := newSource(t, tokensource.Config{Name: "other", KeyNames: []string{"user"}, Grant: g, MaxWait: -1})
 	if _, err := other.Token(context.Background(), tokensource.NewKey("ann")); err == nil {
 		t.Error("a source without the tenant got a token")
 	}
@@ -128,7 +128,7 @@ func TestIdentity(t *testing.T) {
 		"endpoint": func(g *tokensource.EndpointGrant) { g.Endpoint.URL = wiretest.Literal("https://other.example/token") },
 		"client":   func(g *tokensource.EndpointGrant) { g.Endpoint.Client.ID = wiretest.Literal("other") },
 		"user":     func(g *tokensource.EndpointGrant) { g.User = "other" },
-		"grant":    func(g *tokensource.EndpointGrant) { g.Name = "other" },
+		"grant":    func(g *tokensource.EndpointGrant) { g.Type = "other" },
 		"tenant, a header": func(g *tokensource.EndpointGrant) {
 			g.Endpoint.Header = []tokenendpoint.HeaderField{{Name: "tenantId", Value: wiretest.Literal("other")}}
 		},
@@ -152,7 +152,7 @@ func TestIdentity(t *testing.T) {
 			grant := func() *tokensource.EndpointGrant {
 				ep := wiretest.Endpoint(w)
 				ep.Client.ID = wiretest.Literal("me")
-				return &tokensource.EndpointGrant{Name: "client_credentials", Endpoint: ep, User: "me"}
+				return &tokensource.EndpointGrant{Type: "client_credentials", Endpoint: ep, User: "me"}
 			}
 			want(t, newSource(t, tokensource.Config{Store: store, Grant: grant()}), noKey, "tok")
 			want(t, newSource(t, tokensource.Config{Store: store, Grant: grant()}), noKey, "tok")
@@ -175,7 +175,7 @@ func TestEndpointGrantCalls(t *testing.T) {
 	refresh := wiretest.Endpoint(w)
 	refresh.URL = wiretest.Literal("https://idp.example/refresh")
 	g := &tokensource.EndpointGrant{
-		Name: "authorization_code", Endpoint: wiretest.Endpoint(w), RefreshEndpoint: refresh, Person: true,
+		Type: "authorization_code", Endpoint: wiretest.Endpoint(w), RefreshEndpoint: refresh, Interactive: true,
 		Params: []tokenendpoint.Param{wiretest.Param("grant_type", "authorization_code")}, RedirectURI: wiretest.Literal("http://127.0.0.1/cb"),
 	}
 	ctx := context.Background()
@@ -194,7 +194,7 @@ func TestEndpointGrantCalls(t *testing.T) {
 			t.Errorf("call %d sent %s, want %s", i+1, w.Requests[i].Body, body)
 		}
 	}
-	if w.Requests[1].URL != "https://idp.example/refresh" || g.SameEndpoint() {
+	if w.Requests[1].URL != "https://idp.example/refresh" || g.Info().SameEndpoint {
 		t.Errorf("the refresh went to %s", w.Requests[1].URL)
 	}
 }
@@ -203,7 +203,7 @@ func TestEndpointGrantCalls(t *testing.T) {
 func chained(t *testing.T, w http.RoundTripper) (*fakeGrant, *tokensource.Source, *tokenendpoint.Endpoint) {
 	g := &fakeGrant{}
 	ep := wiretest.Endpoint(w)
-	client := newSource(t, tokensource.Config{Name: "client", Grant: g, Patience: -1})
+	client := newSource(t, tokensource.Config{Name: "client", Grant: g, MaxWait: -1})
 	ep.Bearer = client.Authorizer()
 	return g, client, ep
 }

@@ -38,7 +38,7 @@ func TestCloseWaitsForTheFlight(t *testing.T) {
 // A flight that does not end is cut off, and Close says so.
 func TestCloseWithADeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSource(t, tokensource.Config{Grant: &fakeGrant{onToken: slowly(50 * time.Second)}, Patience: -1})
+		s := newSource(t, tokensource.Config{Grant: &fakeGrant{onToken: slowly(50 * time.Second)}, MaxWait: -1})
 		got := make(chan error)
 		go func() {
 			_, err := s.Token(context.Background(), noKey)
@@ -66,7 +66,7 @@ func TestCloseWritesWhatHasArrived(t *testing.T) {
 			<-ctx.Done()
 			return answer("tok", "rotated", time.Hour), nil
 		}}
-		s := newSource(t, tokensource.Config{Grant: g, Store: store, Patience: -1})
+		s := newSource(t, tokensource.Config{Grant: g, Store: store, MaxWait: -1})
 		go func() { _, _ = s.Token(context.Background(), noKey) }()
 		synctest.Wait()
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -138,8 +138,8 @@ func TestNoCallBeginsAtTheEnd(t *testing.T) {
 				return nil, &tokenendpoint.Error{Host: "idp", Sent: true, Err: ctx.Err()}
 			}
 		}}
-		a := openSource(t, tokensource.Config{Grant: ga, Store: shared, Patience: -1})
-		b := openSource(t, tokensource.Config{Grant: gb, Store: shared, Patience: -1})
+		a := openSource(t, tokensource.Config{Grant: ga, Store: shared, MaxWait: -1})
+		b := openSource(t, tokensource.Config{Grant: gb, Store: shared, MaxWait: -1})
 		go func() { _, _ = a.Token(context.Background(), noKey) }()
 		synctest.Wait()
 		go func() { _, _ = b.Token(context.Background(), noKey) }()
@@ -159,7 +159,7 @@ func TestNoCallBeginsAtTheEnd(t *testing.T) {
 func TestNoCallBeginsAfterClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &fakeGrant{person: true, seed: "r0"}
-		s := openSource(t, tokensource.Config{Grant: g, Store: newLateStore(newMemStore(), time.Second), Patience: -1})
+		s := openSource(t, tokensource.Config{Grant: g, Store: newLateStore(newMemStore(), time.Second), MaxWait: -1})
 		go func() { _, _ = s.Token(context.Background(), noKey) }()
 		synctest.Wait()
 		if err := s.Close(context.Background()); err != nil {
@@ -173,7 +173,7 @@ func TestNoCallBeginsAfterClose(t *testing.T) {
 func TestDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &rotating{delay: 30 * time.Second}
-		cfg := tokensource.Config{Grant: p.grant(), Store: newMemStore(), Patience: -1}
+		cfg := tokensource.Config{Grant: p.grant(), Store: newMemStore(), MaxWait: -1}
 		a, b := openSource(t, cfg), openSource(t, cfg)
 		go func() { _, _ = a.Token(context.Background(), noKey) }()
 		synctest.Wait()

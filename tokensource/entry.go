@@ -119,7 +119,7 @@ func (e *entry) finish(r *renewal, t *Token, err error, now time.Time) (newlyLos
 	e.flight = nil
 	e.cur.Store(e.tok)
 	lost := errors.Is(err, errLost) || (e.lost && (err != nil || t == nil)) ||
-		(t != nil && t.orphan.Load() && r.s.cfg.Grant.NeedsPerson())
+		(t != nil && t.orphan.Load() && r.s.grant.Interactive)
 	newlyLost, e.lost = lost && !e.lost, lost
 	return newlyLost, err
 }

@@ -30,6 +30,8 @@ var (
 	// ErrTooSoon: a forced renewal was asked for within [Config.MinInterval]
 	// of the last one, for a token that the API never accepted.
 	ErrTooSoon = errors.New("the token was renewed only just now")
+	// ErrKey: the key has not one value for each of [Config.KeyNames].
+	ErrKey = errors.New("the key does not fit the source")
 	// ErrClosed: the source is closed.
 	ErrClosed = errors.New("the token source is closed")
 )

@@ -19,7 +19,7 @@ import (
 func Example() {
 	idp := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id, secret, _ := r.BasicAuth()
-		fmt.Printf("token call: %s, %s:%s\n", r.FormValue("grant_type"), id, secret)
+		fmt.Printf("token call: %s of %q, %s:%s\n", r.FormValue("grant_type"), r.FormValue("scope"), id, secret)
 		_, _ = io.WriteString(w, `{"access_token":"a-token","token_type":"Bearer","expires_in":3600}`)
 	}))
 	defer idp.Close()
@@ -29,15 +29,8 @@ func Example() {
 	defer api.Close()
 
 	source, err := tokensource.New(tokensource.Config{
-		Name: "example",
-		Grant: &tokensource.EndpointGrant{
-			Name: "client_credentials",
-			Endpoint: &tokenendpoint.Endpoint{
-				URL:    tokenendpoint.Literal(idp.URL),
-				Client: tokenendpoint.Client{ID: tokenendpoint.Literal("me"), Secret: tokenendpoint.Literal("hush")},
-			},
-			Params: []tokenendpoint.Param{{Name: "grant_type", Value: tokenendpoint.Literal("client_credentials")}},
-		},
+		Name:  "example",
+		Grant: tokensource.ClientCredentials(tokenendpoint.New(idp.URL, "me", "hush"), "read", "write"),
 	})
 	if err != nil {
 		fmt.Println(err)
@@ -60,7 +53,7 @@ func Example() {
 		_ = res.Body.Close()
 	}
 	// Output:
-	// token call: client_credentials, me:hush
+	// token call: client_credentials of "read write", me:hush
 	// hello, Bearer a-token
 	// hello, Bearer a-token
 }

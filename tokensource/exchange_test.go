@@ -153,7 +153,7 @@ func TestBadCodeIsForgottenByToken(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				g := &fakeGrant{person: true, onExchange: func(context.Context, int, string) (*tokenendpoint.Response, error) { return nil, failure }}
-				s := newSource(t, tokensource.Config{Grant: g, Patience: -1})
+				s := newSource(t, tokensource.Config{Grant: g, MaxWait: -1})
 				wantErr(t, s, noKey, tokensource.ErrAuthorizationRequired)
 				_, _ = s.Exchange(context.Background(), noKey, code("bad"))
 				err := wantErr(t, s, noKey, tokensource.ErrAuthorizationRequired)
@@ -171,7 +171,7 @@ func TestBadCodeLeavesTheToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := newMemStore()
 		g := &fakeGrant{person: true}
-		s := newSource(t, tokensource.Config{Grant: g, Store: store, Patience: -1})
+		s := newSource(t, tokensource.Config{Grant: g, Store: store, MaxWait: -1})
 		if _, err := s.Exchange(context.Background(), noKey, code("good")); err != nil {
 			t.Fatal(err)
 		}
@@ -183,7 +183,7 @@ func TestBadCodeLeavesTheToken(t *testing.T) {
 		}
 		want(t, s, noKey, "exchanged-good")
 
-		again := newSource(t, tokensource.Config{Grant: g, Store: store, Patience: -1})
+		again := newSource(t, tokensource.Config{Grant: g, Store: store, MaxWait: -1})
 		if _, err := again.Exchange(context.Background(), noKey, code("bad")); !errors.Is(err, tokensource.ErrCodeRefused) {
 			t.Errorf("%v, want ErrCodeRefused", err)
 		}

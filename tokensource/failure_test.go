@@ -88,7 +88,7 @@ func TestBackOff(t *testing.T) {
 		log, text := capture()
 		g := failingAfterOne(status(503))
 		s := newSource(t, tokensource.Config{
-			Grant: g, Lifetime: tokensource.Lifetime{Default: time.Hour}, Patience: -1, Breaker: never, Logger: log,
+			Grant: g, Lifetime: tokensource.Lifetime{Default: time.Hour}, MaxWait: -1, Breaker: never, Logger: log,
 			RefreshAhead: tokensource.RefreshAhead{Fraction: 0.9, Max: time.Hour},
 		})
 		want(t, s, noKey, "tok")
@@ -165,7 +165,7 @@ func TestPatience(t *testing.T) {
 
 		down := &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokenendpoint.Response, error) { return nil, status(503) }}
 		for _, patience := range []time.Duration{-1, 20 * time.Second} {
-			s := newSource(t, tokensource.Config{Grant: down, Patience: patience, Breaker: never})
+			s := newSource(t, tokensource.Config{Grant: down, MaxWait: patience, Breaker: never})
 			start := time.Now()
 			wantErr(t, s, noKey, tokensource.ErrUnavailable)
 			if took := time.Since(start); took > max(patience, 0) {
@@ -181,7 +181,7 @@ func TestPatienceEndsWithTheContext(t *testing.T) {
 		g := &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokenendpoint.Response, error) {
 			return nil, throttle(4 * time.Second)
 		}}
-		s := newSource(t, tokensource.Config{Grant: g, Patience: time.Minute})
+		s := newSource(t, tokensource.Config{Grant: g, MaxWait: time.Minute})
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		start := time.Now()
@@ -200,7 +200,7 @@ func TestThrottlingHoldsForEveryKey(t *testing.T) {
 				g := &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokenendpoint.Response, error) {
 					return nil, throttle(after)
 				}}
-				s := newSource(t, tokensource.Config{Grant: g, KeyNames: []string{"user"}, Patience: -1})
+				s := newSource(t, tokensource.Config{Grant: g, KeyNames: []string{"user"}, MaxWait: -1})
 				for _, user := range []string{"ann", "bob", "eve"} {
 					err := wantErr(t, s, tokensource.NewKey(user), tokensource.ErrUnavailable)
 					if tokensource.RetryAfter(err) <= 0 {
@@ -226,7 +226,7 @@ func TestThrottlingIsNotShortened(t *testing.T) {
 			}
 			return nil, throttle(4 * time.Minute)
 		}}
-		s := newSource(t, tokensource.Config{Grant: g, KeyNames: []string{"user"}, Patience: -1})
+		s := newSource(t, tokensource.Config{Grant: g, KeyNames: []string{"user"}, MaxWait: -1})
 		var wg sync.WaitGroup
 		wg.Go(func() { _, _ = s.Token(context.Background(), tokensource.NewKey("ann")) })
 		wg.Go(func() { _, _ = s.Token(context.Background(), tokensource.NewKey("bob")) })

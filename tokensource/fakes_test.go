@@ -34,12 +34,16 @@ type fakeGrant struct {
 	tokens, refreshes, exchanges atomic.Int32
 }
 
-func (g *fakeGrant) Type() string               { return "fake" }
-func (g *fakeGrant) Identity() []string         { return append([]string{"fake"}, g.identity...) }
-func (g *fakeGrant) Seed() tokenendpoint.Secret { return tokenendpoint.NewSecret(g.seed) }
-func (g *fakeGrant) NeedsPerson() bool          { return g.person }
-func (g *fakeGrant) SameEndpoint() bool         { return !g.elsewhere }
-func (g *fakeGrant) CanRefresh() bool           { return !g.noRefresh }
+func (g *fakeGrant) Info() tokensource.GrantInfo {
+	return tokensource.GrantInfo{
+		Type:                "fake",
+		Identity:            append([]string{"fake"}, g.identity...),
+		Interactive:         g.person,
+		Refreshable:         !g.noRefresh,
+		InitialRefreshToken: tokenendpoint.NewSecret(g.seed),
+		SameEndpoint:        !g.elsewhere,
+	}
+}
 
 func (g *fakeGrant) Token(ctx context.Context, v tokensource.Vars) (*tokenendpoint.Response, error) {
 	n := int(g.tokens.Add(1))

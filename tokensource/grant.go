@@ -3,6 +3,7 @@ package tokensource
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
@@ -11,28 +12,35 @@ import (
 // block, respect ctx, and answer failures with an [*tokenendpoint.Error] so that
 // the source knows what to do next.
 type Grant interface {
+	// Info describes the grant. It says the same each time.
+	Info() GrantInfo
+	// Token obtains a token from nothing but the settings and the key. It is
+	// not called for an interactive grant.
+	Token(ctx context.Context, v Vars) (*tokenendpoint.Response, error)
+	// Refresh obtains a token for a refresh token (RFC 6749, section 6). It is
+	// not called unless the grant is Refreshable.
+	Refresh(ctx context.Context, v Vars, refreshToken tokenendpoint.Secret) (*tokenendpoint.Response, error)
+}
+
+// GrantInfo describes a [Grant].
+type GrantInfo struct {
 	// Type names the grant, such as client_credentials.
-	Type() string
+	Type string
 	// Identity lists what a token belongs to: the endpoint, the client, the
 	// user. Tokens of another identity are never mixed with these. It holds no
 	// plain secret.
-	Identity() []string
-	// Token obtains a token from nothing but the settings and the key. It is
-	// not called when the grant needs a person.
-	Token(ctx context.Context, v Vars) (*tokenendpoint.Response, error)
-	// CanRefresh reports whether there is a place to refresh tokens at.
-	CanRefresh() bool
-	// Refresh obtains a token for a refresh token (RFC 6749, section 6). It is
-	// not called unless CanRefresh says so.
-	Refresh(ctx context.Context, v Vars, refreshToken tokenendpoint.Secret) (*tokenendpoint.Response, error)
-	// Seed is a refresh token from elsewhere, to begin with; empty: none.
-	Seed() tokenendpoint.Secret
-	// NeedsPerson reports whether a new token cannot be had without a person,
-	// once the refresh token is gone.
-	NeedsPerson() bool
-	// SameEndpoint reports whether Token and Refresh call the same place, so
-	// that one's outage is the other's.
-	SameEndpoint() bool
+	Identity []string
+	// Interactive: once the refresh token is gone, a new token cannot be had
+	// without a person.
+	Interactive bool
+	// Refreshable: there is a place to refresh tokens at.
+	Refreshable bool
+	// InitialRefreshToken is a refresh token from elsewhere, to begin with; empty:
+	// none.
+	InitialRefreshToken tokenendpoint.Secret
+	// SameEndpoint: Token and Refresh call the same place, so that one's outage is
+	// the other's.
+	SameEndpoint bool
 }
 
 // CodeGrant is a Grant that takes an authorization code (RFC 6749, section 4.1).
@@ -70,49 +78,61 @@ func (v Vars) Lookup(name string) (string, bool) {
 }
 
 // EndpointGrant is the grant of HTTP calls: one that obtains a token, and one
-// that refreshes it.
+// that refreshes it. The constructors make those of OAuth:
+// [ClientCredentials], [Password], [AuthorizationCode], [RefreshToken] and
+// [Request].
 type EndpointGrant struct {
-	// Name is the grant's type.
-	Name string
+	// Type names the grant, such as client_credentials.
+	Type string
 	// Endpoint obtains a token. Required.
 	Endpoint *tokenendpoint.Endpoint
 	// Params are the grant's own parameters, such as grant_type and username.
 	Params []tokenendpoint.Param
-	// RefreshEndpoint refreshes it; nil: it cannot be refreshed.
+	// Scope is sent with the grant (RFC 6749, section 3.3), but not with an
+	// authorization code: there it belongs to the authorization request.
+	Scope tokenendpoint.Template
+	// RefreshEndpoint refreshes the token; nil: it cannot be refreshed. Where it is
+	// the Endpoint itself, the refresh is the grant, and the scope goes with it.
 	RefreshEndpoint *tokenendpoint.Endpoint
-	// Person: a token cannot be had without a person. Exchange, or a seed,
-	// brings the first.
-	Person bool
+	// Interactive: a token cannot be had without a person. Exchange, or an initial
+	// refresh token, brings the first.
+	Interactive bool
 	// RedirectURI is sent with a code (RFC 6749, section 4.1.3).
 	RedirectURI tokenendpoint.Template
-	// RefreshToken is the seed.
-	RefreshToken tokenendpoint.Secret
+	// InitialRefreshToken is a refresh token from elsewhere.
+	InitialRefreshToken tokenendpoint.Secret
 	// User is part of the identity, where the grant names one user.
 	User string
 }
 
-// Type implements [Grant].
-func (g *EndpointGrant) Type() string { return g.Name }
-
-// NeedsPerson implements [Grant].
-func (g *EndpointGrant) NeedsPerson() bool { return g.Person }
-
-// Seed implements [Grant].
-func (g *EndpointGrant) Seed() tokenendpoint.Secret { return g.RefreshToken }
-
-// SameEndpoint implements [Grant].
-func (g *EndpointGrant) SameEndpoint() bool {
-	return g.RefreshEndpoint == nil || g.RefreshEndpoint.URL.Text() == g.Endpoint.URL.Text()
+// Info implements [Grant].
+func (g *EndpointGrant) Info() GrantInfo {
+	return GrantInfo{
+		Type:                g.Type,
+		Identity:            g.identity(),
+		Interactive:         g.Interactive,
+		Refreshable:         g.RefreshEndpoint != nil,
+		InitialRefreshToken: g.InitialRefreshToken,
+		SameEndpoint:        g.RefreshEndpoint == nil || g.RefreshEndpoint.URL.Text() == g.Endpoint.URL.Text(),
+	}
 }
 
-// Identity implements [Grant]. Parameters and headers choose a tenant, a scope
-// or an audience, and so belong to it, as does the client that refreshes. But
-// not those of a grant that needs a person: there a changed API key must not
-// cost a consent.
-func (g *EndpointGrant) Identity() []string {
-	id := []string{g.Name, g.Endpoint.URL.Text(), g.Endpoint.Client.ID.Text(), g.User, ""}
-	if !g.RefreshToken.Empty() {
-		id[4] = hashParts("seed", g.RefreshToken.Reveal())
+// params are the grant's own parameters and the scope.
+func (g *EndpointGrant) params() []tokenendpoint.Param {
+	if g.Scope.IsZero() {
+		return g.Params
+	}
+	return append(slices.Clip(g.Params), tokenendpoint.Param{Name: "scope", Value: g.Scope})
+}
+
+// identity lists what tokens belong to. Parameters and headers choose a tenant,
+// a scope or an audience, and so belong to it, as does the client that
+// refreshes. Those of an interactive grant do not: there a changed API key must
+// not cost a consent.
+func (g *EndpointGrant) identity() []string {
+	id := []string{g.Type, g.Endpoint.URL.Text(), g.Endpoint.Client.ID.Text(), g.User, ""}
+	if !g.InitialRefreshToken.Empty() {
+		id[4] = hashParts("seed", g.InitialRefreshToken.Reveal())
 	}
 	if g.RefreshEndpoint != nil {
 		id = append(id, "refresh", g.RefreshEndpoint.Client.ID.Text())
@@ -120,10 +140,10 @@ func (g *EndpointGrant) Identity() []string {
 	if g.Endpoint.Bearer != nil {
 		id = append(id, "bearer", g.Endpoint.Bearer.Identity())
 	}
-	if g.Person {
+	if g.Interactive {
 		return id
 	}
-	for _, p := range g.Params {
+	for _, p := range g.params() {
 		if !p.Secret { // not the password
 			id = append(id, "param", p.Name, p.Value.Text())
 		}
@@ -139,23 +159,24 @@ func (g *EndpointGrant) Identity() []string {
 
 // Token implements [Grant].
 func (g *EndpointGrant) Token(ctx context.Context, v Vars) (*tokenendpoint.Response, error) {
-	return g.Endpoint.Call(ctx, g.Name, g.Params, v.Lookup)
+	return g.Endpoint.Call(ctx, g.Type, g.params(), v.Lookup)
 }
-
-// CanRefresh implements [Grant].
-func (g *EndpointGrant) CanRefresh() bool { return g.RefreshEndpoint != nil }
 
 // Refresh implements [Grant].
 func (g *EndpointGrant) Refresh(ctx context.Context, v Vars, refreshToken tokenendpoint.Secret) (*tokenendpoint.Response, error) {
-	return g.RefreshEndpoint.Call(ctx, callRefresh, []tokenendpoint.Param{
+	params := []tokenendpoint.Param{
 		{Name: "grant_type", Value: tokenendpoint.Literal(callRefresh)},
 		{Name: "refresh_token", Value: tokenendpoint.Literal(refreshToken.Reveal()), Secret: true},
-	}, v.Lookup)
+	}
+	if g.RefreshEndpoint == g.Endpoint && !g.Scope.IsZero() {
+		params = append(params, tokenendpoint.Param{Name: "scope", Value: g.Scope})
+	}
+	return g.RefreshEndpoint.Call(ctx, callRefresh, params, v.Lookup)
 }
 
 // Exchange implements [CodeGrant].
 func (g *EndpointGrant) Exchange(ctx context.Context, v Vars, c Code) (*tokenendpoint.Response, error) {
-	if !g.Person {
+	if !g.Interactive {
 		return nil, errors.ErrUnsupported
 	}
 	params := append([]tokenendpoint.Param{}, g.Params...)
@@ -166,7 +187,7 @@ func (g *EndpointGrant) Exchange(ctx context.Context, v Vars, c Code) (*tokenend
 	if !c.Verifier.Empty() {
 		params = append(params, tokenendpoint.Param{Name: "code_verifier", Value: tokenendpoint.Literal(c.Verifier.Reveal()), Secret: true})
 	}
-	return g.Endpoint.Call(ctx, g.Name, params, v.Lookup)
+	return g.Endpoint.Call(ctx, g.Type, params, v.Lookup)
 }
 
 const callRefresh = "refresh_token"

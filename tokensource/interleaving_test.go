@@ -60,8 +60,8 @@ func TestLeaseIsAskedJustBeforeSending(t *testing.T) {
 		}
 		mk := func(store tokenstore.Store, wait time.Duration) *tokensource.Source {
 			ep := &tokenendpoint.Endpoint{URL: tokenendpoint.Literal("https://idp/token"), Transport: tr, Bearer: bearer(wait).Authorizer()}
-			g := &tokensource.EndpointGrant{Name: "refresh_token", Endpoint: ep, RefreshEndpoint: ep, Person: true, RefreshToken: tokenendpoint.NewSecret("r0")}
-			return newSource(t, tokensource.Config{Grant: g, Store: store, Patience: -1})
+			g := &tokensource.EndpointGrant{Type: "refresh_token", Endpoint: ep, RefreshEndpoint: ep, Interactive: true, InitialRefreshToken: tokenendpoint.NewSecret("r0")}
+			return newSource(t, tokensource.Config{Grant: g, Store: store, MaxWait: -1})
 		}
 		a, b := mk(cut, 20*time.Second), mk(shared, 0)
 		done := make(chan struct{})
@@ -89,8 +89,8 @@ func TestRefusalIsStoredAfterASlowBeat(t *testing.T) {
 			time.Sleep(1500 * time.Millisecond)
 			return nil, refusal("invalid_grant")
 		}}
-		a := newSource(t, tokensource.Config{Grant: g, Store: &ctxLate{shared, time.Second}, Patience: -1})
-		b := newSource(t, tokensource.Config{Grant: g, Store: shared, Patience: -1})
+		a := newSource(t, tokensource.Config{Grant: g, Store: &ctxLate{shared, time.Second}, MaxWait: -1})
+		b := newSource(t, tokensource.Config{Grant: g, Store: shared, MaxWait: -1})
 		wantErr(t, a, noKey, tokensource.ErrAuthorizationRequired)
 		time.Sleep(10 * time.Second)
 		start := time.Now()
@@ -108,8 +108,8 @@ func TestRefusalIsStoredBesideACode(t *testing.T) {
 		shared := newMemStore()
 		n := 0
 		g := &fakeGrant{person: true, seed: "r0"}
-		a := newSource(t, tokensource.Config{Grant: g, Store: shared, Patience: -1})
-		b := newSource(t, tokensource.Config{Grant: g, Store: shared, Patience: -1})
+		a := newSource(t, tokensource.Config{Grant: g, Store: shared, MaxWait: -1})
+		b := newSource(t, tokensource.Config{Grant: g, Store: shared, MaxWait: -1})
 		g.onExchange = func(context.Context, int, string) (*tokenendpoint.Response, error) {
 			return nil, refusal("invalid_grant")
 		}
@@ -150,8 +150,8 @@ func TestCallHasAllItsTime(t *testing.T) {
 			}}
 		}
 		// a's call fails after 58 s, and it does not try again
-		a := openSource(t, tokensource.Config{Grant: g(58*time.Second, true), Store: shared, Patience: -1})
-		b := openSource(t, tokensource.Config{Grant: g(0, false), Store: shared, Patience: -1})
+		a := openSource(t, tokensource.Config{Grant: g(58*time.Second, true), Store: shared, MaxWait: -1})
+		b := openSource(t, tokensource.Config{Grant: g(0, false), Store: shared, MaxWait: -1})
 		go func() {
 			_, _ = a.Token(context.Background(), noKey)
 			_ = a.Close(context.Background())

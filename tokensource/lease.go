@@ -76,14 +76,14 @@ func (s *Source) claim(ctx context.Context, e *entry, call Reason, cur *Token, e
 // none, or it is the first grant of one key of many, which can be repeated; a
 // lease would leave a record behind for every key that is refused.
 func (s *Source) needsNoLease(st *stored, cur *Token) bool {
-	return s.store == nil || (s.single == nil && st.raw == nil && cur == nil && !s.cfg.Grant.NeedsPerson())
+	return s.store == nil || (s.single == nil && st.raw == nil && cur == nil && !s.grant.Interactive)
 }
 
 // ttl is for how long a lease asks to be waited for. It is longer where the store
 // is slow, for what is written may be seen as late as that.
 func (s *Source) ttl(rec *tokenstore.Record) time.Duration {
 	d := minLeaseTTL
-	if s.cfg.Grant.NeedsPerson() || rec.RefreshToken != "" {
+	if s.grant.Interactive || rec.RefreshToken != "" {
 		d = leaseTTL
 	}
 	return min(d+2*s.store.WriteTook(), maxLeaseTTL)

@@ -101,7 +101,7 @@ func TestLateLeaseIsNotUsed(t *testing.T) {
 		p := &rotating{}
 		g, store := p.grant(), newMemStore()
 		late := newLateStore(store, 20*time.Second)
-		a := newSource(t, tokensource.Config{Grant: g, Store: late, Patience: -1})
+		a := newSource(t, tokensource.Config{Grant: g, Store: late, MaxWait: -1})
 		b := newSource(t, tokensource.Config{Grant: g, Store: store})
 		go func() { _, _ = a.Token(context.Background(), noKey) }()
 		synctest.Wait()
@@ -140,7 +140,7 @@ func TestSlowStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &rotating{delay: 6 * time.Second}
 		g, store := p.grant(), newMemStore()
-		a := newSource(t, tokensource.Config{Grant: g, Store: newLateStore(store, 4*time.Second), Patience: time.Minute})
+		a := newSource(t, tokensource.Config{Grant: g, Store: newLateStore(store, 4*time.Second), MaxWait: time.Minute})
 		b := newSource(t, tokensource.Config{Grant: g, Store: store})
 		go func() { _, _ = a.Token(context.Background(), noKey) }()
 		synctest.Wait()
@@ -203,7 +203,7 @@ func TestFailureWithdrawsTheIntent(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				store := newMemStore()
 				bad := &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokenendpoint.Response, error) { return nil, fail() }}
-				wantErr(t, newSource(t, tokensource.Config{Grant: bad, Store: store, Patience: -1}), noKey, tokensource.ErrUnavailable, tokensource.ErrRefused)
+				wantErr(t, newSource(t, tokensource.Config{Grant: bad, Store: store, MaxWait: -1}), noKey, tokensource.ErrUnavailable, tokensource.ErrRefused)
 				start := time.Now()
 				want(t, newSource(t, tokensource.Config{Grant: &fakeGrant{}, Store: store}), noKey, "granted-1")
 				if waited := time.Since(start); waited > 0 {

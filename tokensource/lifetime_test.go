@@ -14,7 +14,7 @@ import (
 // endpointSource is a source over a token endpoint in memory.
 func endpointSource(t *testing.T, ep *tokenendpoint.Endpoint, cfg tokensource.Config) *tokensource.Source {
 	t.Helper()
-	cfg.Grant = &tokensource.EndpointGrant{Name: "client_credentials", Endpoint: ep}
+	cfg.Grant = &tokensource.EndpointGrant{Type: "client_credentials", Endpoint: ep}
 	return newSource(t, cfg)
 }
 

@@ -58,7 +58,7 @@ func (f *finished) drop(keys []Key) {
 // notesPending reports whether renewals are noted: where a key's refresh token
 // is worth a person.
 func (s *Source) notesPending() bool {
-	return s.table != nil && s.store != nil && s.cfg.Grant.NeedsPerson() && s.cfg.Grant.CanRefresh()
+	return s.table != nil && s.store != nil && s.grant.Interactive && s.grant.Refreshable
 }
 
 func (s *Source) pendingName(shard int) string {
@@ -128,7 +128,10 @@ func (s *Source) resumePending() {
 			return
 		}
 		for _, note := range notes {
-			e := s.entry(Key{string(note.Key)}, time.Now())
+			e, err := s.entry(Key{string(note.Key)}, time.Now())
+			if err != nil {
+				continue // of a source of this name that had other keys
+			}
 			e.mu.Lock()
 			if e.flight == nil && !e.evicted && e.tok == nil {
 				s.launch(s.life, e, reasonResume, nil, (*renewal).look)

@@ -99,7 +99,7 @@ func (s *Source) readTimeout(e *entry) time.Duration {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	switch {
-	case s.cfg.Grant.NeedsPerson() || e.unsaved.is || stateAt(time.Now(), e.tok) != expired || (e.tok != nil && e.tok.refresh != ""):
+	case s.grant.Interactive || e.unsaved.is || stateAt(time.Now(), e.tok) != expired || (e.tok != nil && e.tok.refresh != ""):
 		return storeTimeout
 	case s.store.Err() != nil:
 		return storeTimeoutKnown

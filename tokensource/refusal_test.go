@@ -135,7 +135,7 @@ func TestRefusedWhileTheStoreHasANewer(t *testing.T) {
 			}
 			return nil, refusal("invalid_grant")
 		}
-		s := newSource(t, tokensource.Config{Grant: g, Store: store, KeyNames: nil, Patience: -1})
+		s := newSource(t, tokensource.Config{Grant: g, Store: store, KeyNames: nil, MaxWait: -1})
 		if _, err := s.Exchange(context.Background(), noKey, code("older")); err != nil {
 			t.Fatal(err)
 		}
@@ -161,7 +161,7 @@ func TestTransientFailureEnds(t *testing.T) {
 			}
 			return answer("tok", "", time.Hour), nil
 		}}
-		s := newSource(t, tokensource.Config{Grant: g, Patience: -1, Breaker: never})
+		s := newSource(t, tokensource.Config{Grant: g, MaxWait: -1, Breaker: never})
 		for time.Now().Before(up) {
 			wantErr(t, s, noKey, tokensource.ErrUnavailable)
 			time.Sleep(time.Second)
@@ -175,7 +175,7 @@ func TestTransientFailureEnds(t *testing.T) {
 func TestGrantWhoseTokenMustNotBeInjected(t *testing.T) {
 	for _, token := range []string{"", "a\r\nX-Evil: 1", "a b", "ä"} {
 		synctest.Test(t, func(t *testing.T) {
-			s := newSource(t, tokensource.Config{Grant: &fakeGrant{onToken: issue(token, time.Hour)}, Patience: -1})
+			s := newSource(t, tokensource.Config{Grant: &fakeGrant{onToken: issue(token, time.Hour)}, MaxWait: -1})
 			if tok, err := s.Token(context.Background(), noKey); err == nil {
 				t.Errorf("Authorization would be %q", tok.Authorization())
 			}

@@ -168,7 +168,7 @@ func TestThrottlingOfManyKeysGrows(t *testing.T) {
 		g := &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokenendpoint.Response, error) {
 			return nil, throttle(0)
 		}}
-		s := newSource(t, tokensource.Config{Grant: g, KeyNames: []string{"user"}, Patience: -1})
+		s := newSource(t, tokensource.Config{Grant: g, KeyNames: []string{"user"}, MaxWait: -1})
 		for i := range 36_000 { // a new user each 100 ms, for an hour
 			_, _ = s.Token(context.Background(), tokensource.NewKey(string(rune('a'+i%26))+time.Now().String()))
 			time.Sleep(100 * time.Millisecond)
@@ -186,10 +186,10 @@ func TestChainedOutageTripsNothing(t *testing.T) {
 		inner := &fakeGrant{onToken: func(_ context.Context, n int, _ tokensource.Vars) (*tokenendpoint.Response, error) {
 			return nil, status(500)
 		}}
-		ep.Bearer = newSource(t, tokensource.Config{Name: "client", Grant: inner, Patience: -1}).Authorizer()
+		ep.Bearer = newSource(t, tokensource.Config{Name: "client", Grant: inner, MaxWait: -1}).Authorizer()
 		s := newSource(t, tokensource.Config{
-			Name: "user", KeyNames: []string{"user"}, Patience: -1, Breaker: tokensource.BreakerSettings{TripAfter: 2},
-			Grant: &tokensource.EndpointGrant{Name: "request", Endpoint: ep},
+			Name: "user", KeyNames: []string{"user"}, MaxWait: -1, Breaker: tokensource.BreakerSettings{TripAfter: 2},
+			Grant: &tokensource.EndpointGrant{Type: "request", Endpoint: ep},
 		})
 		for _, user := range []string{"a", "b", "c", "d"} {
 			wantErr(t, s, tokensource.NewKey(user), tokensource.ErrUnavailable)

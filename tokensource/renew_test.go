@@ -187,7 +187,7 @@ func TestGrantAfterRefusedRefresh(t *testing.T) {
 				return nil, refusal("invalid_grant")
 			},
 		}
-		s := newSource(t, tokensource.Config{Grant: g, KeyNames: []string{"user"}, Patience: time.Minute})
+		s := newSource(t, tokensource.Config{Grant: g, KeyNames: []string{"user"}, MaxWait: time.Minute})
 		k := tokensource.NewKey("ann")
 		want(t, s, k, "granted-1")
 		time.Sleep(2 * time.Hour)
@@ -227,7 +227,7 @@ func TestGrantWhileTheRefreshEndpointIsDown(t *testing.T) {
 				},
 				onRefresh: func(context.Context, int, string) (*tokenendpoint.Response, error) { return nil, status(503) },
 			}
-			s := newSource(t, tokensource.Config{Grant: g, KeyNames: []string{"user"}, Patience: -1})
+			s := newSource(t, tokensource.Config{Grant: g, KeyNames: []string{"user"}, MaxWait: -1})
 			k := tokensource.NewKey("ann")
 			want(t, s, k, "granted-1")
 			time.Sleep(57 * time.Minute)
@@ -257,7 +257,7 @@ func TestPanicInAGrant(t *testing.T) {
 			}
 			return answer("tok", "", time.Hour), nil
 		}}
-		s := newSource(t, tokensource.Config{Grant: g, Patience: -1, Logger: log})
+		s := newSource(t, tokensource.Config{Grant: g, MaxWait: -1, Logger: log})
 		crowd(s, context.Background(), func(_ *tokensource.Token, err error) {
 			if !errors.Is(err, tokensource.ErrUnavailable) {
 				t.Errorf("Token: %v, want ErrUnavailable", err)

@@ -210,11 +210,11 @@ func (r *renewal) enough(st *stored, cur *Token, refusal failure) (bool, error) 
 	if refused := st.rec.Refused != nil; best == nil {
 		// Of a damaged record only this is known: the initial refresh token was
 		// used before.
-		r.noInitial = refused || (st.damaged && s.cfg.Grant.NeedsPerson())
+		r.noInitial = refused || (st.damaged && s.grant.Interactive)
 	} else if refused && st.rec.Generation == best.generation {
 		best.orphan.Store(true) // another process was told so
 	}
-	if s.cfg.Grant.NeedsPerson() && r.refreshToken(best).Empty() {
+	if s.grant.Interactive && r.refreshToken(best).Empty() {
 		return false, r.personNeeded(best)
 	}
 	return false, s.breaker.Refuses()
@@ -265,7 +265,7 @@ func (s *Source) withoutStore(cur *Token, err error) error {
 	if errors.Is(err, tokenstore.ErrUnreadable) {
 		return unreadable{err}
 	}
-	if s.cfg.Grant.NeedsPerson() || (cur != nil && cur.refresh != "" && stateAt(time.Now(), cur) != expired) {
+	if s.grant.Interactive || (cur != nil && cur.refresh != "" && stateAt(time.Now(), cur) != expired) {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	s.log.Warn("token store not readable; going on without it", "source", s.cfg.Name, "error", err)
@@ -275,8 +275,9 @@ func (s *Source) withoutStore(cur *Token, err error) error {
 // obtain makes the token calls: a refresh if there is a refresh token, else, or
 // if that is refused and nobody is needed, the grant.
 func (r *renewal) obtain(ctx context.Context, cur *Token) (*Token, error) {
-	v := Vars{r.s.cfg.KeyNames, r.e.key}
-	g := r.s.cfg.Grant
+	s := r.s
+	v := Vars{s.cfg.KeyNames, r.e.key}
+	g := s.cfg.Grant
 	var failed error // the refresh, for a reason that passes
 	if refresh := r.refreshToken(cur); !refresh.Empty() {
 		r.lease.sends(refresh)
@@ -289,7 +290,7 @@ func (r *renewal) obtain(ctx context.Context, cur *Token) (*Token, error) {
 			return r.take(ctx, cur, res)
 		}
 		if !r.grantInstead(err, cur, refresh) {
-			if g.NeedsPerson() && grantRefused(err, r.lease.inDoubt()) {
+			if s.grant.Interactive && grantRefused(err, r.lease.inDoubt()) {
 				if cur != nil {
 					cur.orphan.Store(true)
 				}
@@ -301,7 +302,7 @@ func (r *renewal) obtain(ctx context.Context, cur *Token) (*Token, error) {
 			failed = err
 		}
 	}
-	if g.NeedsPerson() {
+	if s.grant.Interactive {
 		return nil, r.personNeeded(cur)
 	}
 	res, err := r.call(ctx, func(ctx context.Context) (*tokenendpoint.Response, error) { return g.Token(ctx, v) })
@@ -318,12 +319,12 @@ func (r *renewal) obtain(ctx context.Context, cur *Token) (*Token, error) {
 // refreshToken returns the refresh token to use, empty if there is none that
 // is any good.
 func (r *renewal) refreshToken(cur *Token) tokenendpoint.Secret {
-	g := r.s.cfg.Grant
+	g := &r.s.grant
 	// Without a store nobody knows who else may be sending it.
-	if !g.CanRefresh() || r.noInitial || (r.unsettled && !g.NeedsPerson()) {
+	if !g.Refreshable || r.noInitial || (r.unsettled && !g.Interactive) {
 		return tokenendpoint.Secret{}
 	}
-	refresh := g.Seed()
+	refresh := g.InitialRefreshToken
 	if cur != nil && cur.refresh != "" {
 		if cur.orphan.Load() {
 			return tokenendpoint.Secret{}
@@ -340,9 +341,9 @@ func (r *renewal) refreshToken(cur *Token) tokenendpoint.Secret {
 
 // grantInstead decides whether a refresh that failed is followed by the grant.
 func (r *renewal) grantInstead(err error, cur *Token, refresh tokenendpoint.Secret) bool {
-	g := r.s.cfg.Grant
+	g := &r.s.grant
 	switch {
-	case g.NeedsPerson():
+	case g.Interactive:
 		return false
 	case refusedForGood(err):
 		r.e.refreshRefused(refresh.Reveal())
@@ -350,7 +351,7 @@ func (r *renewal) grantInstead(err error, cur *Token, refresh tokenendpoint.Secr
 	}
 	// The refresh endpoint is down and the token is dead, but the grant asks
 	// somebody else: a request waits that could still succeed.
-	return !g.SameEndpoint() && stateAt(time.Now(), cur) == expired
+	return !g.SameEndpoint && stateAt(time.Now(), cur) == expired
 }
 
 // call makes a token call under the endpoint's breaker. The breaker judges the

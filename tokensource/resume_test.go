@@ -66,7 +66,7 @@ func TestFirstFailureIsMendedWithoutTraffic(t *testing.T) {
 			}
 			return answer("tok", "", time.Hour), nil
 		}}
-		s := newSource(t, tokensource.Config{Grant: g, Store: newMemStore(), Patience: -1})
+		s := newSource(t, tokensource.Config{Grant: g, Store: newMemStore(), MaxWait: -1})
 		wantErr(t, s, noKey, tokensource.ErrUnavailable)
 		wantStats(t, "failed", s, tokensource.Stats{Failing: 1})
 		time.Sleep(10 * time.Minute)
@@ -87,7 +87,7 @@ func TestLostIsMendedByAnotherReplica(t *testing.T) {
 			return nil, refusal("invalid_grant")
 		}}
 		store := newMemStore()
-		s := newSource(t, tokensource.Config{Grant: g, Store: store, Patience: -1})
+		s := newSource(t, tokensource.Config{Grant: g, Store: store, MaxWait: -1})
 		if _, err := s.Exchange(t.Context(), noKey, code("a")); err != nil {
 			t.Fatal(err)
 		}

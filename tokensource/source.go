@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,10 +38,10 @@ type Config struct {
 	// MinInterval is the least time between forced renewals of one token.
 	// Default: 1s.
 	MinInterval time.Duration
-	// Patience is how long a caller without a usable token waits through failed
+	// MaxWait is how long a caller without a usable token waits through failed
 	// attempts for one that succeeds, before it is told. Default: 5s; negative:
 	// not at all.
-	Patience time.Duration
+	MaxWait time.Duration
 	// RenewalTimeout bounds one renewal, all its calls together. Default: 1m.
 	RenewalTimeout time.Duration
 	// MaxKeys bounds the tokens in memory. Default: 100000.
@@ -68,7 +69,7 @@ func (c *Config) setDefaults() {
 	setDefault(&c.RefreshAhead.Fraction, 0.2)
 	setDefault(&c.RefreshAhead.Max, 5*time.Minute)
 	setDefault(&c.MinInterval, time.Second)
-	setDefault(&c.Patience, 5*time.Second)
+	setDefault(&c.MaxWait, 5*time.Second)
 	setDefault(&c.RenewalTimeout, time.Minute)
 	setDefault(&c.MaxKeys, 100_000)
 	c.Breaker.SetDefaults()
@@ -97,6 +98,7 @@ func setDefault[T comparable](field *T, value T) {
 // use. Close it when it is no longer needed.
 type Source struct {
 	cfg          Config
+	grant        GrantInfo
 	log          *slog.Logger
 	recordPrefix string
 	breaker      *Breaker
@@ -131,15 +133,20 @@ func New(cfg Config) (*Source, error) {
 	if cfg.Grant == nil {
 		return nil, fmt.Errorf("token source %s: Grant is required", cfg.Name)
 	}
+	if g, ok := cfg.Grant.(*EndpointGrant); ok && (g == nil || g.Endpoint == nil) {
+		return nil, fmt.Errorf("token source %s: the grant's Endpoint is required", cfg.Name)
+	}
 	cfg.setDefaults()
+	info := cfg.Grant.Info()
 	codec, err := tokenstore.NewCodec(cfg.StorageKeys)
 	if err != nil {
 		return nil, fmt.Errorf("token source %s: %w", cfg.Name, err)
 	}
 	s := &Source{
 		cfg:          cfg,
+		grant:        info,
 		log:          cfg.Logger,
-		recordPrefix: hashParts(append([]string{cfg.Name}, cfg.Grant.Identity()...)...),
+		recordPrefix: hashParts(append([]string{cfg.Name}, info.Identity...)...),
 		breaker:      NewBreaker(cfg.Breaker),
 	}
 	if cfg.Store != nil {
@@ -149,7 +156,7 @@ func New(cfg Config) (*Source, error) {
 	if len(cfg.KeyNames) == 0 {
 		s.single = &entry{}
 	} else {
-		s.table = newTable(cfg.MaxKeys, cfg.MaxMemory, cfg.Store == nil && cfg.Grant.NeedsPerson())
+		s.table = newTable(cfg.MaxKeys, cfg.MaxMemory, cfg.Store == nil && info.Interactive)
 	}
 	return s, nil
 }
@@ -161,13 +168,13 @@ func (s *Source) Name() string { return s.cfg.Name }
 func (s *Source) KeyNames() []string { return s.cfg.KeyNames }
 
 // GrantType returns the grant's type.
-func (s *Source) GrantType() string { return s.cfg.Grant.Type() }
+func (s *Source) GrantType() string { return s.grant.Type }
 
 // CanRenew reports whether a refused token of this source can be replaced
 // without a person.
 func (s *Source) CanRenew(t *Token) bool {
-	g := s.cfg.Grant
-	return !g.NeedsPerson() || (g.CanRefresh() && !t.orphan.Load() && (t.refresh != "" || !g.Seed().Empty()))
+	g := &s.grant
+	return !g.Interactive || (g.Refreshable && !t.orphan.Load() && (t.refresh != "" || !g.InitialRefreshToken.Empty()))
 }
 
 // Token returns a usable token for the key. It returns at once with a fresh
@@ -176,19 +183,36 @@ func (s *Source) CanRenew(t *Token) bool {
 // and ErrClosed.
 func (s *Source) Token(ctx context.Context, k Key) (*Token, error) {
 	now := time.Now()
-	e := s.entry(k, now)
+	e, err := s.entry(k, now)
+	if err != nil {
+		return nil, err
+	}
 	if t := e.cur.Load(); t != nil && stateAt(now, t) == fresh {
 		return t, nil
 	}
 	return s.await(ctx, e)
 }
 
-// entry returns the key's entry, made if it is new.
-func (s *Source) entry(k Key, now time.Time) *entry {
+// entry returns the key's entry, made if it is new. The error is ErrKey.
+func (s *Source) entry(k Key, now time.Time) (*entry, error) {
 	if s.single != nil {
-		return s.single
+		if k.encoded != "" {
+			return nil, s.keyError(k)
+		}
+		return s.single, nil
 	}
-	return s.table.get(k, now)
+	if e := s.table.get(k, now); e != nil {
+		return e, nil
+	}
+	if len(k.Values()) != len(s.cfg.KeyNames) {
+		return nil, s.keyError(k)
+	}
+	return s.table.add(k, now), nil
+}
+
+func (s *Source) keyError(k Key) error {
+	return fmt.Errorf("token source %s: %w: got %d values, expected %d (%s)", s.cfg.Name, ErrKey,
+		len(k.Values()), len(s.cfg.KeyNames), strings.Join(s.cfg.KeyNames, ", "))
 }
 
 // TokenSource returns the key's tokens as an [oauth2.TokenSource], each call
@@ -250,13 +274,17 @@ func (s *Source) lock(ctx context.Context, e *entry) (*entry, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		e = s.entry(e.key, time.Now())
+		again, err := s.entry(e.key, time.Now())
+		if err != nil {
+			return nil, err
+		}
+		e = again
 	}
 }
 
 // await is Token's slow path: the token is due, expired, refused or missing.
 func (s *Source) await(ctx context.Context, e *entry) (*Token, error) {
-	giveUp := time.Now().Add(s.cfg.Patience)
+	giveUp := time.Now().Add(s.cfg.MaxWait)
 	for {
 		var err error
 		if e, err = s.lock(ctx, e); err != nil {
@@ -327,8 +355,11 @@ func (s *Source) inGrace(now time.Time, t *Token) bool {
 // ErrSameToken. Whatever the error, the refused token stays: the API may be
 // wrong.
 func (s *Source) Renew(ctx context.Context, k Key, refused *Token) (*Token, error) {
-	e := s.entry(k, time.Now())
-	giveUp := time.Now().Add(s.cfg.Patience)
+	e, err := s.entry(k, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	giveUp := time.Now().Add(s.cfg.MaxWait)
 	for {
 		var err error
 		if e, err = s.lock(ctx, e); err != nil {
@@ -401,7 +432,10 @@ func (s *Source) Exchange(ctx context.Context, k Key, c Code) (*Token, error) {
 		return nil, fmt.Errorf("token source %s: its grant takes no code: %w", s.cfg.Name, errors.ErrUnsupported)
 	}
 	sum := sha256.Sum256([]byte(c.Code.Reveal()))
-	e := s.entry(k, time.Now())
+	e, err := s.entry(k, time.Now())
+	if err != nil {
+		return nil, err
+	}
 	for {
 		var err error
 		if e, err = s.lock(ctx, e); err != nil {

@@ -220,7 +220,7 @@ func TestGrace(t *testing.T) {
 			}
 			return answer("tok", "", time.Hour), nil
 		}}
-		s := newSource(t, tokensource.Config{Grant: g, Grace: 10 * time.Minute, Patience: -1})
+		s := newSource(t, tokensource.Config{Grant: g, Grace: 10 * time.Minute, MaxWait: -1})
 		want(t, s, noKey, "tok")
 		time.Sleep(time.Hour + 5*time.Minute)
 		want(t, s, noKey, "tok")

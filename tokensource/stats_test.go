@@ -30,7 +30,7 @@ func TestStatsGrace(t *testing.T) {
 			}
 			return answer("first", "", time.Minute), nil
 		}}
-		s := newSource(t, tokensource.Config{Grant: g, Grace: 10 * time.Minute, Patience: -1})
+		s := newSource(t, tokensource.Config{Grant: g, Grace: 10 * time.Minute, MaxWait: -1})
 		wantStats(t, "before use", s, tokensource.Stats{})
 		want(t, s, noKey, "first")
 		wantStats(t, "fresh", s, tokensource.Stats{Tokens: 1})
@@ -55,7 +55,7 @@ func TestStatsOfAnOperator(t *testing.T) {
 			return nil, refusal("invalid_grant")
 		}}
 		store := newMemStore()
-		s := newSource(t, tokensource.Config{Grant: g, Store: store, Patience: -1})
+		s := newSource(t, tokensource.Config{Grant: g, Store: store, MaxWait: -1})
 		wantErr(t, s, noKey, tokensource.ErrAuthorizationRequired)
 		if got := s.Stats(); got.NeedPerson != 0 {
 			t.Errorf("nobody has authorized yet: %+v", got)

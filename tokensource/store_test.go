@@ -111,7 +111,7 @@ func TestStoreThatDoesNotTakeIt(t *testing.T) {
 		log, text := capture()
 		store, g := newMemStore(), &fakeGrant{person: true, seed: "r"}
 		store.failNth(2) // the intent is written, the token is not
-		s := newSource(t, tokensource.Config{Grant: g, Store: store, Logger: log, Patience: -1})
+		s := newSource(t, tokensource.Config{Grant: g, Store: store, Logger: log, MaxWait: -1})
 		want(t, s, noKey, "refreshed-1")
 		for range 58 {
 			time.Sleep(time.Minute)
@@ -158,7 +158,7 @@ func TestStoreDown(t *testing.T) {
 			if person {
 				g.seed = "r"
 			}
-			s := newSource(t, tokensource.Config{Grant: g, Store: store, KeyNames: []string{"user"}, Patience: -1})
+			s := newSource(t, tokensource.Config{Grant: g, Store: store, KeyNames: []string{"user"}, MaxWait: -1})
 			k := tokensource.NewKey("ann")
 			first, err := s.Token(context.Background(), k)
 			if err != nil {

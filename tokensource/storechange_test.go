@@ -23,7 +23,7 @@ func TestCopyKeepsAnothersIntent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &rotating{expiry: 10 * time.Minute}
 		g, store := p.grant(), newMemStore()
-		cfg := tokensource.Config{Grant: g, Store: store, Patience: -1}
+		cfg := tokensource.Config{Grant: g, Store: store, MaxWait: -1}
 		a, b, c := newSource(t, cfg), newSource(t, cfg), newSource(t, cfg)
 		for _, s := range []*tokensource.Source{a, b, c} {
 			want(t, s, noKey, "t1")
@@ -75,7 +75,7 @@ func TestDamagedRecordIsSetAsideLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := newMemStore()
 		g := &fakeGrant{}
-		cfg := tokensource.Config{Grant: g, Store: store, Patience: 30 * time.Second}
+		cfg := tokensource.Config{Grant: g, Store: store, MaxWait: 30 * time.Second}
 		want(t, newSource(t, cfg), noKey, "granted-1")
 		k, v := store.only(t)
 		store.put(k, v[:len(v)-3])
@@ -191,7 +191,7 @@ func TestCopyKeepsTheRefusal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store, n := newMemStore(), 0
 		g := &fakeGrant{person: true, seed: "r0"}
-		cfg := tokensource.Config{Grant: g, Store: store, Patience: -1}
+		cfg := tokensource.Config{Grant: g, Store: store, MaxWait: -1}
 		a := newSource(t, cfg)
 		tok := want(t, a, noKey, "refreshed-1")
 		g.onRefresh = func(context.Context, int, string) (*tokenendpoint.Response, error) {

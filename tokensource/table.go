@@ -23,15 +23,18 @@ func newTable(maxKeys int, maxBytes int64, keep bool) *table {
 	return &table{max: maxKeys, maxBytes: maxBytes, keep: keep}
 }
 
+// get returns the key's entry; nil: there is none.
 func (ts *table) get(k Key, now time.Time) *entry {
-	if v, ok := ts.byKey.Load(k); ok {
-		e := v.(*entry)
-		e.touch(now)
-		return e
+	v, ok := ts.byKey.Load(k)
+	if !ok {
+		return nil
 	}
-	return ts.add(k, now)
+	e := v.(*entry)
+	e.touch(now)
+	return e
 }
 
+// add makes the key's entry, unless another has just made it, and returns it.
 func (ts *table) add(k Key, now time.Time) *entry {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()

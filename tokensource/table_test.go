@@ -16,12 +16,12 @@ func TestTableIsBoundedBehindWhatMustStay(t *testing.T) {
 	es := newTable(bound, 0, true)
 	now := time.Now()
 	for i := range 50 {
-		e := es.get(NewKey("person", strconv.Itoa(i)), now)
+		e := es.add(NewKey("person", strconv.Itoa(i)), now)
 		e.tok = newToken("t", "")
 	}
 	for i := range 10 * bound {
 		now = now.Add(2 * time.Second)
-		es.get(NewKey("stranger", strconv.Itoa(i)), now)
+		es.add(NewKey("stranger", strconv.Itoa(i)), now)
 	}
 	if n := es.order.Len(); n > bound {
 		t.Errorf("%d entries, want %d", n, bound)
@@ -39,11 +39,7 @@ type slowGrant struct {
 	issue chan struct{}
 }
 
-func (g slowGrant) Type() string               { return "slow" }
-func (g slowGrant) Identity() []string         { return nil }
-func (g slowGrant) Seed() tokenendpoint.Secret { return tokenendpoint.Secret{} }
-func (g slowGrant) NeedsPerson() bool          { return false }
-func (g slowGrant) CanRefresh() bool           { return false }
+func (g slowGrant) Info() GrantInfo { return GrantInfo{Type: "slow", SameEndpoint: true} }
 
 func (g slowGrant) Token(context.Context, Vars) (*tokenendpoint.Response, error) {
 	<-g.issue

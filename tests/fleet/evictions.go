@@ -98,12 +98,9 @@ func (g *granted) Refresh(_ context.Context, v tokensource.Vars, _ tokenendpoint
 	return g.answer(v)
 }
 
-func (*granted) Type() string               { return "granted" }
-func (*granted) Identity() []string         { return nil }
-func (*granted) CanRefresh() bool           { return true }
-func (*granted) Seed() tokenendpoint.Secret { return tokenendpoint.Secret{} }
-func (*granted) NeedsPerson() bool          { return false }
-func (*granted) SameEndpoint() bool         { return true }
+func (*granted) Info() tokensource.GrantInfo {
+	return tokensource.GrantInfo{Type: "granted", Refreshable: true, SameEndpoint: true}
+}
 
 // inLibrary uses many more keys than are kept in memory.
 func (s *memory) inLibrary(ctx context.Context, r *report) error {

@@ -50,6 +50,13 @@ type Endpoint struct {
 	Transport http.RoundTripper
 }
 
+// New returns an endpoint at a URL, to which a client authenticates by
+// client_secret_basic (RFC 6749, section 2.3.1), or not at all if clientSecret
+// is empty. Braces mean nothing in the arguments.
+func New(url, clientID, clientSecret string) *Endpoint {
+	return &Endpoint{URL: Literal(url), Client: Client{ID: Literal(clientID), Secret: Literal(clientSecret)}}
+}
+
 // HeaderField is a header of a token request.
 type HeaderField struct {
 	Name  string
