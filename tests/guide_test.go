@@ -13,7 +13,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 )
@@ -43,7 +42,7 @@ func TestFirstRun(t *testing.T) {
 	}()
 
 	var body string
-	eventually(t, 5*time.Minute, "the demo answers", func() bool {
+	eventually(t, "the demo answers", func() bool {
 		select {
 		case err := <-done:
 			done <- err

@@ -138,7 +138,7 @@ func (s *memory) inLibrary(ctx context.Context, r *report) error {
 	src = nil //nolint:ineffassign,wastedassign // so that the collector finds it
 	own := used - heap()
 	perKey := own / min(s.maxKeys, s.more)
-	r.must(perKey < s.size+s.overhead, "heap of the source, for each key in memory", fmt.Sprintf("%d bytes", perKey), fmt.Sprintf("< %d", s.size+s.overhead))
+	r.bound(perKey < s.size+s.overhead, "heap of the source, for each key in memory", fmt.Sprintf("%d bytes", perKey), fmt.Sprintf("< %d", s.size+s.overhead))
 	r.note("heap of the source; with the store's", "%s, %s", mb(own), mb(used))
 	r.note("reads and writes of the store", "%d, %d", store.loads.Load(), store.swaps.Load())
 	runtime.KeepAlive(store)
