@@ -149,6 +149,7 @@ func (s *watched) isReady(t *testing.T, want string, reasons []string) (holds bo
 	holds = code == wantCode && r.Status == want && r.Sources["api"].Status == want && slices.Equal(r.Sources["api"].Reasons, append([]string{}, reasons...))
 	return holds, fmt.Sprint(code, r)
 }
+
 // wantEvents waits for the events since the last look. A key's hash is left out of them.
 func (s *watched) wantEvents(t *testing.T, want ...string) {
 	t.Helper()
