@@ -74,7 +74,7 @@ func TestFault18ManyRefusalsOneRenewal(t *testing.T) {
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)
 	}
-	clients := max(1, min(30, int(min(limit.Cur, 1<<20))/(2*each)-5)) // the rest is for the clients and the log
+	clients := max(1, min(10, int(min(limit.Cur, 1<<20))/(2*each)-5)) // the rest is for the clients and the log
 	n := clients * each
 	s := launch(t, setup{source: "min_interval 1ms", global: "servers {\n\tprotocols h1 h2c\n}"})
 	s.get(t).wantOK(t)
