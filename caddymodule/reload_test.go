@@ -83,7 +83,7 @@ func newSidecar(t *testing.T) *sidecar {
 			return new(net.Dialer).DialContext(ctx, "unix", s.socket)
 		},
 	}}
-	s.client = &http.Client{Timeout: 20 * time.Second, Transport: s.after}
+	s.client = &http.Client{Timeout: 2 * time.Minute, Transport: s.after}
 	return s
 }
 

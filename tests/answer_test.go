@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tests/provider"
 )
@@ -31,7 +30,7 @@ func newApp(t *testing.T, base string) *app {
 	t.Helper()
 	transport := &http.Transport{}
 	t.Cleanup(transport.CloseIdleConnections)
-	return &app{base: base, client: &http.Client{Transport: transport, Timeout: 20 * time.Second}}
+	return &app{base: base, client: &http.Client{Transport: transport, Timeout: hang}}
 }
 
 // call makes one request.

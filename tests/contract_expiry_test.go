@@ -20,7 +20,7 @@ func TestExpiry(t *testing.T) {
 		s.load(t, s.config)
 		s.searchAtEnd(t)
 		first := s.get(t).wantOK(t)
-		eventually(t, 10*time.Second, "two renewals", func() bool {
+		eventually(t, "two renewals", func() bool {
 			return s.get(t).wantOK(t).Serial >= first.Serial+2
 		})
 		calls := s.p.TokenCalls()
@@ -46,7 +46,7 @@ func TestRotationThroughExpiry(t *testing.T) {
 		s.load(t, s.config)
 		s.searchAtEnd(t)
 		first := s.get(t).wantOK(t)
-		eventually(t, 15*time.Second, "three renewals", func() bool {
+		eventually(t, "three renewals", func() bool {
 			return s.get(t).wantOK(t).Serial >= first.Serial+3
 		})
 		if n := s.p.ReuseAlarms(); n != 0 {
@@ -78,7 +78,7 @@ func TestCodeTokenExpires(t *testing.T) {
 	s.authorize(t)
 	s.get(t).wantOK(t)
 	var got answer
-	eventually(t, 5*time.Second, "the token expires", func() bool {
+	eventually(t, "the token expires", func() bool {
 		got = s.get(t)
 		return got.status != http.StatusOK
 	})

@@ -53,7 +53,7 @@ func TestRevokedForAPerson(t *testing.T) {
 		if calls := s.p.APICalls(); len(calls) != 1 || calls[0].BodySHA256 != sum(large) {
 			t.Errorf("API calls: %+v", calls)
 		}
-		eventually(t, 10*time.Second, "the breaker opens", func() bool {
+		eventually(t, "the breaker opens", func() bool {
 			got = s.get(t)
 			return got.status != http.StatusUnauthorized
 		})
@@ -97,7 +97,7 @@ func TestAPIAlwaysRefuses(t *testing.T) {
 		began := time.Now()
 		asked := 0
 		var got answer
-		eventually(t, 10*time.Second, "the breaker opens", func() bool {
+		eventually(t, "the breaker opens", func() bool {
 			before := s.p.APICount()
 			got = s.post(t, large)
 			asked++

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tests/provider"
 )
@@ -60,7 +59,7 @@ func TestFleetExample(t *testing.T) {
 	if status, body := get("http://" + sites["9000"] + "/"); status != http.StatusServiceUnavailable || !strings.Contains(body, "token-unavailable") {
 		t.Errorf("got %d %s", status, body)
 	}
-	eventually(t, 5*time.Second, "it is not ready, and says why", func() bool {
+	eventually(t, "it is not ready, and says why", func() bool {
 		status, body := get("http://" + sites["9001"] + "/")
 		return status == http.StatusServiceUnavailable && strings.Contains(body, "store_down")
 	})

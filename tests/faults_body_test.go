@@ -9,7 +9,6 @@ import (
 	"net/textproto"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tests/provider"
 )
@@ -94,7 +93,7 @@ func TestFault22EarlyRefusal(t *testing.T) {
 					wire = chunked(body)
 				}
 				c.send(t, "POST /things HTTP/1.1\r\nHost: %s\r\n%s\r\n\r\n%s", s.address, head, wire[:sent])
-				eventually(t, 5*time.Second, "the API refuses and the token is renewed", func() bool { return s.p.TokenCount() == 1 })
+				eventually(t, "the API refuses and the token is renewed", func() bool { return s.p.TokenCount() == 1 })
 				c.send(t, "%s", wire[sent:])
 				if e := c.answer(t).wantOK(t); e.SHA256 != sum(body) {
 					t.Errorf("%d bytes of %d arrived", e.Length, len(body))
@@ -120,7 +119,7 @@ func TestFault22ClientGoes(t *testing.T) {
 			} else {
 				c.send(t, "hello")
 			}
-			eventually(t, 5*time.Second, "the token is renewed", func() bool { return s.p.TokenCount() == 1 })
+			eventually(t, "the token is renewed", func() bool { return s.p.TokenCount() == 1 })
 			c.Close()
 			s.get(t).wantOK(t)
 			for _, call := range s.p.APICalls() {
@@ -197,8 +196,8 @@ func TestFault22Boundary(t *testing.T) {
 					t.Errorf("it was sent %d times", n)
 				}
 				// an app whose every body is too long would otherwise be refused for ever
-				eventually(t, 5*time.Second, "the token is renewed", func() bool { return s.p.TokenCount() == 1 })
-				eventually(t, 5*time.Second, "the next one is accepted", func() bool { return s.post(t, body).status == http.StatusOK })
+				eventually(t, "the token is renewed", func() bool { return s.p.TokenCount() == 1 })
+				eventually(t, "the next one is accepted", func() bool { return s.post(t, body).status == http.StatusOK })
 				if n := s.p.TokenCount(); n != 1 {
 					t.Errorf("%d renewals", n)
 				}

@@ -25,14 +25,15 @@ func TestFault13AbsurdExpiry(t *testing.T) {
 			s := newSidecar(t, setup{})
 			s.p.SetExpiresIn(expires)
 			s.start(t)
+			began := time.Now()
 			first := s.get(t).wantOK(t)
 			for range 5 {
-				if e := s.get(t).wantOK(t); e.Serial != first.Serial {
-					t.Fatalf("token %d, was %d", e.Serial, first.Serial)
-				}
+				s.get(t).wantOK(t)
 			}
-			if n := s.p.TokenCount(); n != 1 {
-				t.Errorf("%d token calls", n)
+			// 5 s is the least of these lifetimes, and its last fifth is for the renewal
+			renewals := int(time.Since(began) / (4 * time.Second))
+			if n, serial := s.p.TokenCount(), s.get(t).wantOK(t).Serial; n > 1+renewals || serial > first.Serial+renewals {
+				t.Errorf("%d token calls, token %d, was %d", n, serial, first.Serial)
 			}
 			text := s.metric(t, `caddy_token_source_expiry_timestamp_seconds{source="api"}`)
 			seconds, err := strconv.ParseFloat(text, 64)

@@ -22,32 +22,28 @@ import (
 // TestFault26HangingProbe: the one call that a half-open breaker lets through gets no answer. Its caller gives up, or
 // does not: either way another probe is made in time.
 func TestFault26HangingProbe(t *testing.T) {
-	for name, patience := range map[string]time.Duration{"the caller gives up": 300 * time.Millisecond, "the caller waits": 18 * time.Second} {
+	for name, givesUp := range map[string]bool{"the caller gives up": true, "the caller waits": false} {
 		t.Run(name, func(t *testing.T) {
 			s := launch(t, setup{transport: "breaker {\n\ttrip_after 2\n\topen_for 200ms\n}"})
 			s.get(t).wantOK(t)
 			s.p.ScriptAPI(provider.Always(provider.Status(401, nil, "")))
-			eventually(t, 10*time.Second, "the breaker opens", func() bool { return s.get(t).status == http.StatusServiceUnavailable })
+			eventually(t, "the breaker opens", func() bool { return s.get(t).status == http.StatusServiceUnavailable })
 			s.p.ClearScripts()
 			s.p.ScriptAPI(provider.Hang())
 			s.p.Forget()
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
-			defer cancel()
+			ctx, cancel := context.WithCancel(t.Context())
 			var probe sync.WaitGroup
 			defer probe.Wait()
 			defer cancel()
-			eventually(t, 5*time.Second, "a probe is sent", func() bool {
+			eventually(t, "a probe is sent", func() bool {
 				probe.Go(func() { s.tryGet(ctx) })
 				return s.p.APICount() > 0
 			})
-			eventually(t, 15*time.Second, "it recovers", func() bool {
-				short, done := context.WithTimeout(t.Context(), 2*time.Second)
-				defer done()
-				return s.tryGet(short) == http.StatusOK
-			})
-			if ctx.Err() != nil && patience > time.Second {
-				t.Error("it recovered only when the probe's caller had gone")
+			if givesUp {
+				cancel()
 			}
+			// with the probe's caller still there, unless it has given up
+			eventually(t, "it recovers", func() bool { return s.tryGet(t.Context()) == http.StatusOK })
 		})
 	}
 }
@@ -74,10 +70,10 @@ func TestFault39AppGoesAway(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var gone sync.WaitGroup
 	gone.Go(func() { s.tryGet(ctx) })
-	eventually(t, 5*time.Second, "the token is asked for", func() bool { return s.p.TokenCount() == 1 })
+	eventually(t, "the token is asked for", func() bool { return s.p.TokenCount() == 1 })
 	cancel()
 	gone.Wait()
-	eventually(t, 5*time.Second, "the token is stored", func() bool { return len(s.records(t)) == 1 })
+	eventually(t, "the token is stored", func() bool { return len(s.records(t)) == 1 })
 	s.get(t).wantOK(t)
 	if n := s.p.TokenCount(); n != 1 {
 		t.Errorf("%d token calls", n)
@@ -100,14 +96,11 @@ func TestFault48SlowClients(t *testing.T) {
 	}))
 	reader := dial(t, s.address) // reads no answer
 	write(t, reader, "GET /large HTTP/1.1\r\nHost: "+s.address+"\r\n\r\n")
-	eventually(t, 5*time.Second, "the slow ones are there", func() bool { return s.p.APICount() >= 9 })
+	eventually(t, "the slow ones are there", func() bool { return s.p.APICount() >= 9 })
+	// the slow ones never end: what waited for one would wait for ever
 	for range 5 {
 		s.p.RevokeAccessTokens()
-		began := time.Now()
 		s.get(t).wantOK(t)
-		if took := time.Since(began); took > time.Second {
-			t.Errorf("a call took %v", took)
-		}
 	}
 }
 
@@ -168,13 +161,9 @@ func TestFault49PanicInAGrant(t *testing.T) {
 		" {\nreverse_proxy " + s.api + " {\ntransport bearer api\n}\n}\n"
 	s.config = w.contain(t, adapt(t, "panic.caddyfile", caddyfile.Format([]byte(text))))
 	s.start(t)
-	began := time.Now()
-	statuses := s.together(t, 10, nil)
-	if statuses[http.StatusServiceUnavailable] != 10 {
+	// how soon they are released TestPanicInAGrant shows, in tokensource
+	if statuses := s.together(t, 10, nil); statuses[http.StatusServiceUnavailable] != 10 {
 		t.Errorf("answers: %v", statuses)
-	}
-	if took := time.Since(began); took > 10*time.Second {
-		t.Errorf("they waited for %v", took)
 	}
 	s.wantLogged(t, "panicked")
 	if n := s.p.APICount(); n != 0 || strings.Contains(s.logged(t), "it happened") {

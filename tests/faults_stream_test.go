@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tests/provider"
 )
@@ -50,7 +49,7 @@ func h2cClient(t *testing.T) *http.Client {
 	transport := &http.Transport{Protocols: new(http.Protocols)}
 	transport.Protocols.SetUnencryptedHTTP2(true)
 	t.Cleanup(transport.CloseIdleConnections)
-	return &http.Client{Transport: transport, Timeout: 60 * time.Second}
+	return &http.Client{Transport: transport, Timeout: hang}
 }
 
 // TestFault25Trailers go both ways, over HTTP/1.1 and HTTP/2.
@@ -197,7 +196,7 @@ func speakInTurn(t *testing.T, contentType string) {
 	s := launch(t, overH2C(t, echoing(t, contentType)))
 	s.useH2C(t)
 	body, out := io.Pipe()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), hang)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.base+"/service/Method", body)
 	if err != nil {

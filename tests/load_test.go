@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -46,7 +45,7 @@ func steady(t *testing.T, base string) (l *tally, stop func()) {
 	t.Helper()
 	transport := &http.Transport{MaxIdleConnsPerHost: 8}
 	t.Cleanup(transport.CloseIdleConnections)
-	client := &http.Client{Transport: transport, Timeout: 20 * time.Second}
+	client := &http.Client{Transport: transport, Timeout: hang}
 	ctx, cancel := context.WithCancel(t.Context())
 	l = &tally{}
 	var wg sync.WaitGroup
@@ -95,7 +94,7 @@ func TestLoadRollover(t *testing.T) {
 	s.p.SetForgetful(true)
 	s.start(t)
 	l, stop := steady(t, s.base)
-	eventually(t, 20*time.Second, "two renewals", func() bool { return s.p.TokenCount() >= 3 })
+	eventually(t, "two renewals", func() bool { return s.p.TokenCount() >= 3 })
 	stop()
 	l.wantNoFailure(t)
 }
@@ -107,11 +106,11 @@ func TestLoadRevocation(t *testing.T) {
 	s.p.SetForgetful(true)
 	s.start(t)
 	l, stop := steady(t, s.base)
-	eventually(t, 10*time.Second, "the load runs", func() bool { return l.made.Load() > 50 })
+	eventually(t, "the load runs", func() bool { return l.made.Load() > 50 })
 	s.p.Forget()
 	s.p.RevokeAccessTokens()
 	before := l.made.Load()
-	eventually(t, 10*time.Second, "it runs on", func() bool { return l.made.Load() > before+200 })
+	eventually(t, "it runs on", func() bool { return l.made.Load() > before+200 })
 	stop()
 	l.wantNoFailure(t)
 	if n := s.p.TokenCount(); n != 1 {
@@ -125,43 +124,35 @@ func TestLoadOutage(t *testing.T) {
 	s.p.SetForgetful(true)
 	s.start(t)
 	l, stop := steady(t, s.base)
-	eventually(t, 10*time.Second, "the load runs", func() bool { return l.made.Load() > 50 })
+	eventually(t, "the load runs", func() bool { return l.made.Load() > 50 })
 	s.p.ScriptToken(provider.Always(provider.Status(http.StatusServiceUnavailable, nil, "")))
-	eventually(t, 10*time.Second, "renewals fail", func() bool { return s.failures(t) >= 3 })
+	eventually(t, "renewals fail", func() bool { return s.failures(t) >= 3 })
 	s.p.ClearScripts()
 	n := s.p.TokenCount()
-	eventually(t, 10*time.Second, "they work again", func() bool { return s.p.TokenCount() > n })
+	eventually(t, "they work again", func() bool { return s.p.TokenCount() > n })
 	stop()
 	l.wantNoFailure(t)
 }
 
-// TestFault40ReloadUnderLoad: the token's state is one, whatever is reloaded, and no call fails that plain Caddy would have
-// answered: the same load goes to a site of Caddy's own at the same time.
+// TestFault40ReloadUnderLoad: the token's state is one, whatever is reloaded, and no call is answered otherwise than before.
+// A connection that is closed at the wrong moment is Caddy's own, and chance: `go run ./tests/fleet reloads` holds their number
+// against a plain Caddy's.
 func TestFault40ReloadUnderLoad(t *testing.T) {
-	backend := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
-	t.Cleanup(backend.Close)
-	port := freePort(t)
-	s := newSidecar(t, setup{rest: "http://127.0.0.1:" + port + " {\nreverse_proxy " + backend.URL + "\n}\n"})
+	s := newSidecar(t, setup{})
 	s.p.SetForgetful(true)
 	s.start(t)
-	ours, stopOurs := steady(t, s.base)
-	plain, stopPlain := steady(t, "http://127.0.0.1:"+port)
+	l, stop := steady(t, s.base)
 	for range 40 {
-		before := ours.made.Load()
+		before := l.made.Load()
 		s.load(t, s.config)
-		eventually(t, 10*time.Second, "calls are made", func() bool { return ours.made.Load() > before+20 })
+		eventually(t, "calls are made", func() bool { return l.made.Load() > before+20 })
 	}
-	stopOurs()
-	stopPlain()
-	t.Logf("failed: ours %d of %d, plain %d of %d", ours.failures(), ours.made.Load(), plain.failures(), plain.made.Load())
-	// a connection that is closed at the wrong moment is Caddy's own, and chance; an answer with another status is not
-	for what, n := range ours.failed {
+	stop()
+	t.Logf("failed: %d of %d", l.failures(), l.made.Load())
+	for what, n := range l.failed {
 		if !strings.HasPrefix(what, "connection: ") {
 			t.Errorf("%d times: %s", n, what)
 		}
-	}
-	if ours.failures() > 2*plain.failures()+10 {
-		t.Errorf("%d calls failed, and %d of plain Caddy's: %v", ours.failures(), plain.failures(), ours.failed)
 	}
 	if n := s.p.TokenCount(); n != 1 {
 		t.Errorf("%d token calls", n)
@@ -179,7 +170,7 @@ func TestFault46ManyFirstRequests(t *testing.T) {
 	first, giveUp := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() { s.tryGet(first) })
-	eventually(t, 5*time.Second, "the token is asked for", func() bool { return s.p.TokenCount() == 1 })
+	eventually(t, "the token is asked for", func() bool { return s.p.TokenCount() == 1 })
 	giveUp()
 	s.wantAllAnswered(t, connections, each)
 	wg.Wait()

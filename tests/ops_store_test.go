@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -77,11 +76,11 @@ func TestFailingStoreIsNoticed(t *testing.T) {
 	}
 	storageBroken.Store(true)
 	t.Cleanup(func() { storageBroken.Store(false) })
-	eventually(t, 10*time.Second, "the store is seen to fail", func() bool {
+	eventually(t, "the store is seen to fail", func() bool {
 		s.get(t).wantOK(t)
 		return s.metric(t, storeUp) == "0"
 	})
-	s.wantReady(t, 5*time.Second, "degraded", "store_down", "renewals_fail")
+	s.wantReady(t, "degraded", "store_down", "renewals_fail")
 	s.wantEvents(t, "token_source.store_down [error:input/output error source:api]")
 	calls := s.p.TokenCount()
 	for range 20 {
@@ -93,7 +92,7 @@ func TestFailingStoreIsNoticed(t *testing.T) {
 	if n := s.metric(t, unstored); n != "1" {
 		t.Errorf("unstored_tokens is %q", n)
 	}
-	s.wantReady(t, 5*time.Second, "degraded", "store_down", "unstored", "renewals_fail")
+	s.wantReady(t, "degraded", "store_down", "unstored", "renewals_fail")
 	if n := s.p.TokenCount(); n != calls+1 {
 		t.Errorf("%d token calls while the store was down, and one code", n-calls)
 	}
@@ -102,7 +101,7 @@ func TestFailingStoreIsNoticed(t *testing.T) {
 	}
 
 	storageBroken.Store(false)
-	s.wantReady(t, 20*time.Second, "ready")
+	s.wantReady(t, "ready")
 	s.wantEvents(t, "token_source.store_up [source:api]")
 	if up, n := s.metric(t, storeUp), s.metric(t, unstored); up != "1" || n != "0" {
 		t.Errorf("store_up is %q, unstored_tokens %q", up, n)
@@ -131,11 +130,11 @@ func TestStoreDownWithoutAToken(t *testing.T) {
 	t.Cleanup(func() { storageBroken.Store(false) })
 	s.load(t, s.config)
 	s.searchAtEnd(t)
-	s.wantReady(t, 5*time.Second, "degraded", "store_down") // nobody has asked for a token yet
+	s.wantReady(t, "degraded", "store_down") // nobody has asked for a token yet
 	s.get(t).wantProblem(t, http.StatusServiceUnavailable, "token-unavailable")
-	s.wantReady(t, 0, "unavailable", "store_down", "renewals_fail")
+	s.wantReadyNow(t, "unavailable", "store_down", "renewals_fail")
 	storageBroken.Store(false)
-	s.wantReady(t, 20*time.Second, "ready")
+	s.wantReady(t, "ready")
 	s.get(t).wantOK(t)
 	s.wantEvents(t, "token_source.store_down [error:input/output error source:api]", "token_source.store_up [source:api]")
 	if n := s.p.TokenCount(); n != 1 {

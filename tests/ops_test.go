@@ -116,7 +116,7 @@ func (s *watched) ready(t *testing.T) (status int, r struct {
 }
 
 // wantReady waits until the probe says a status, of all and of the source, and the reasons.
-func (s *watched) wantReady(t *testing.T, within time.Duration, want string, reasons ...string) {
+func (s *watched) wantReady(t *testing.T, want string, reasons ...string) {
 	t.Helper()
 	said := ""
 	defer func() {
@@ -124,22 +124,37 @@ func (s *watched) wantReady(t *testing.T, within time.Duration, want string, rea
 			t.Logf("readiness was last %s", said)
 		}
 	}()
-	eventually(t, within, fmt.Sprintf("it is %s %v", want, reasons), func() bool {
-		code, r := s.ready(t)
-		said = fmt.Sprint(code, r)
-		wantCode := http.StatusOK
-		if want == "unavailable" {
-			wantCode = http.StatusServiceUnavailable
-		}
-		return code == wantCode && r.Status == want && r.Sources["api"].Status == want && slices.Equal(r.Sources["api"].Reasons, append([]string{}, reasons...))
+	eventually(t, fmt.Sprintf("it is %s %v", want, reasons), func() bool {
+		holds := false
+		holds, said = s.isReady(t, want, reasons)
+		return holds
 	})
+}
+
+// wantReadyNow is wantReady for what must be so at once.
+func (s *watched) wantReadyNow(t *testing.T, want string, reasons ...string) {
+	t.Helper()
+	if holds, said := s.isReady(t, want, reasons); !holds {
+		t.Fatalf("it is not %s %v: readiness is %s", want, reasons, said)
+	}
+}
+
+func (s *watched) isReady(t *testing.T, want string, reasons []string) (holds bool, said string) {
+	t.Helper()
+	code, r := s.ready(t)
+	wantCode := http.StatusOK
+	if want == "unavailable" {
+		wantCode = http.StatusServiceUnavailable
+	}
+	holds = code == wantCode && r.Status == want && r.Sources["api"].Status == want && slices.Equal(r.Sources["api"].Reasons, append([]string{}, reasons...))
+	return holds, fmt.Sprint(code, r)
 }
 
 // wantEvents waits for the events since the last look. A key's hash is left out of them.
 func (s *watched) wantEvents(t *testing.T, want ...string) {
 	t.Helper()
 	var got []string
-	eventually(t, 5*time.Second, fmt.Sprintf("the events %v", want), func() bool {
+	eventually(t, fmt.Sprintf("the events %v", want), func() bool {
 		got = append(got, takeEvents()...)
 		return len(got) >= len(want)
 	})
@@ -180,26 +195,28 @@ const (
 // serves; once that is expired too, the source is unavailable; a new code clears it all.
 func TestLostIsNoticed(t *testing.T) {
 	p := provider.New(provider.Generic)
-	s := watch(t, p, codes(p, freePort(t)))
+	c := codes(p, freePort(t))
+	c.source = "refresh_ahead 90%" // soon due, and still good for long: there is time to look
+	s := watch(t, p, c)
 	s.p.SetRotate(true)
-	s.p.SetLifetime(4 * time.Second)
+	s.p.SetLifetime(8 * time.Second)
 	s.load(t, s.config)
 	s.searchAtEnd(t)
-	s.wantReady(t, 0, "ready")
+	s.wantReadyNow(t, "ready")
 	s.handOver(t)
 	s.get(t).wantOK(t)
-	s.wantReady(t, 0, "ready")
+	s.wantReadyNow(t, "ready")
 	if n := s.metric(t, needsPerson); n != "0" {
 		t.Errorf("needs_person is %q", n)
 	}
 	s.p.RevokeRefreshTokens()
-	s.wantReady(t, 10*time.Second, "degraded", "needs_person") // it is due 0.8 s before its end
+	s.wantReady(t, "degraded", "needs_person") // it is due 7.2 s before its end
 	s.get(t).wantOK(t)
 	if n := s.metric(t, needsPerson); n != "1" {
 		t.Errorf("needs_person is %q", n)
 	}
 	s.wantEvents(t, "token_source.lost [error_code:invalid_grant source:api]")
-	s.wantReady(t, 10*time.Second, "unavailable", "needs_person", "renewals_fail")
+	s.wantReady(t, "unavailable", "needs_person", "renewals_fail")
 	s.get(t).wantProblem(t, http.StatusForbidden, "authorization-required")
 	if n := countLines(s.logged(t), lostLine); n != 1 || !strings.Contains(s.logged(t), `"level":"error"`) {
 		t.Errorf("%d log lines", n)
@@ -209,7 +226,7 @@ func TestLostIsNoticed(t *testing.T) {
 	s.p.SetLifetime(time.Hour)
 	s.handOver(t)
 	s.get(t).wantOK(t)
-	s.wantReady(t, 0, "ready")
+	s.wantReadyNow(t, "ready")
 	if n := s.metric(t, needsPerson); n != "0" {
 		t.Errorf("needs_person is %q", n)
 	}
@@ -236,7 +253,7 @@ func TestLostIsRemembered(t *testing.T) {
 	calls := s.p.TokenCount()
 	s.load(t, s.config)
 	s.wantEvents(t, "token_source.lost [error_code: source:api]")
-	s.wantReady(t, 5*time.Second, "unavailable", "needs_person", "renewals_fail")
+	s.wantReady(t, "unavailable", "needs_person", "renewals_fail")
 	if n := s.p.TokenCount(); n != calls {
 		t.Errorf("%d token calls after the restart", n-calls)
 	}

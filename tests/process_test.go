@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
-	"time"
 )
 
 // binaries is where TestMain lets buildCaddy put what it builds.
@@ -71,7 +70,7 @@ func startProcess(t *testing.T, config []byte, vars map[string]string, address s
 		close(p.done)
 	}()
 	t.Cleanup(func() { p.kill(t) })
-	eventually(t, 15*time.Second, "Caddy listens on "+address, func() bool {
+	eventually(t, "Caddy listens on "+address, func() bool {
 		select {
 		case <-p.done:
 			t.Fatalf("Caddy has exited:\n%s", p.output.String())

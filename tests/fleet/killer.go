@@ -44,6 +44,7 @@ type death struct {
 	call      idp.Call // the last that the victim made; zero: none since its last renewal
 	restarted time.Time
 	renewed   time.Time // when the next generation was written
+	by        int       // the number of the call that it came of
 	lost      bool
 	notice    notice
 }
@@ -82,7 +83,6 @@ func (k *killer) once(ctx context.Context, number int) error {
 	if err != nil {
 		return fmt.Errorf("waiting for a renewal to kill: %w", err)
 	}
-	settled := k.settledAt()
 	before := k.provider.Counts()
 	d := death{number: number, victim: victim.Name, Death: victim.Kill()}
 	if err := victim.Start(ctx); err != nil {
@@ -90,12 +90,12 @@ func (k *killer) once(ctx context.Context, number int) error {
 	}
 	d.restarted = time.Now()
 	lostBefore := k.load.Tally().Failed[needsPerson]
-	err = rig.Until(ctx, 30*time.Second, "the token is renewed again, or known to be lost", func() bool {
-		d.renewed = k.renewedAfter(d.Gone)
+	err = rig.Until(ctx, rig.Hang, "the token is renewed again, or known to be lost", func() bool {
+		d.renewed, d.by = k.renewedAfter(d.Gone)
 		d.lost = k.provider.Counts().Alarms > before.Alarms || k.load.Tally().Failed[needsPerson] > lostBefore
 		return d.lost || !d.renewed.IsZero()
 	})
-	d.phase, d.call = k.place(victim.Name, d.Death, settled)
+	d.phase, d.call = k.place(victim.Name, d.Death)
 	if err == nil && d.lost {
 		d.notice = k.noticed(ctx, d)
 		err = k.authorize(ctx, victim)
@@ -113,7 +113,7 @@ func (k *killer) aim(ctx context.Context) (*rig.Replica, error) {
 	default:
 	}
 	span := (k.minDelay + k.maxDelay) / 2
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, rig.Hang)
 	defer cancel()
 	// More often than its share, or a few kills would not fall there at all.
 	if k.aimed == aimRenewal && k.replicas == 1 && rand.N(5*early+span+late) < 5*early {
@@ -154,36 +154,37 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// settledAt is when the last renewal that was waited for was over.
-func (k *killer) settledAt() time.Time {
+// settled is the number of the call by which the token was last seen to be renewed.
+func (k *killer) settled() int {
 	if len(k.deaths) == 0 {
-		return time.Time{}
+		return 0
 	}
-	return k.deaths[len(k.deaths)-1].renewed
+	return k.deaths[len(k.deaths)-1].by
 }
 
-// renewedAfter is when a generation was written for which the provider was asked after a moment; zero: it was not.
-func (k *killer) renewedAfter(moment time.Time) time.Time {
+// renewedAfter is when a generation was written for which the provider was asked after a moment, and by which call; zero: it
+// was not.
+func (k *killer) renewedAfter(moment time.Time) (at time.Time, by int) {
 	const enough = 20 // since then
 	for _, c := range slices.Backward(k.provider.Last(enough)) {
 		if !c.Arrived.After(moment) || c.Outcome != idp.Issued && c.Outcome != idp.Reissued {
 			continue
 		}
 		if written := k.stored.Between(c.Decided, time.Now()); len(written) > 0 {
-			return written[0]
+			return written[0], c.Number
 		}
 	}
-	return time.Time{}
+	return time.Time{}, 0
 }
 
 // notes is how late a change of the store may be noticed: nothing that was started after a kill writes sooner.
 const notes = 5 * time.Millisecond
 
 // place finds out where in a renewal a kill fell.
-func (k *killer) place(victim string, d rig.Death, settled time.Time) (phase, idp.Call) {
+func (k *killer) place(victim string, d rig.Death) (phase, idp.Call) {
 	var call idp.Call
 	for _, c := range k.provider.Calls() {
-		if c.Who == victim && c.Arrived.Before(d.Gone) && c.Arrived.After(settled) {
+		if c.Who == victim && c.Arrived.Before(d.Gone) && c.Number > k.settled() {
 			call = c
 		}
 	}
@@ -208,7 +209,7 @@ func (k *killer) noticed(ctx context.Context, d death) notice {
 	}
 	victim := k.fleet.Replica(d.victim)
 	// The error says what is missing; the figures say it too.
-	_ = rig.Until(ctx, 5*time.Second, "the loss is told of", func() bool {
+	_ = rig.Until(ctx, rig.Hang, "the loss is told of", func() bool {
 		_ = pause(ctx, 20*time.Millisecond)
 		since(k.logged(d.Gone), &n.log)
 		_, metrics, err := victim.Get(ctx, "/metrics", nil)
@@ -237,7 +238,7 @@ func (k *killer) logged(since time.Time) bool {
 func (k *killer) authorize(ctx context.Context, r *rig.Replica) error {
 	var status int
 	var body []byte
-	err := rig.Until(ctx, 20*time.Second, "a code is taken", func() bool {
+	err := rig.Until(ctx, rig.Hang, "a code is taken", func() bool {
 		_ = pause(ctx, 20*time.Millisecond)
 		form := url.Values{"code": {k.provider.Code()}}
 		header := http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}
@@ -249,7 +250,7 @@ func (k *killer) authorize(ctx context.Context, r *rig.Replica) error {
 		return fmt.Errorf("%w: %d %s", err, status, body)
 	}
 	for _, r := range k.fleet.Replicas {
-		err := rig.Until(ctx, 20*time.Second, r.Name+" has a token", func() bool {
+		err := rig.Until(ctx, rig.Hang, r.Name+" has a token", func() bool {
 			_ = pause(ctx, 20*time.Millisecond)
 			status, _, err := r.Get(ctx, "/things", nil)
 			return err == nil && status == http.StatusOK

@@ -1,14 +1,15 @@
 package idp
 
 import (
-	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"syscall"
 	"time"
 )
 
@@ -91,13 +92,15 @@ func (p *Provider) prune() {
 func (p *Provider) token(w http.ResponseWriter, r *http.Request) {
 	form, fault := readToken(r)
 	c, delay := p.arrive(r) // all of it
-	if err := think(r.Context(), delay); err != nil && !p.settings.Careless {
+	<-time.After(delay)
+	now := time.Now() // a client that is found to be there is alive now
+	if !p.settings.Careless && gone(r) {
 		p.mu.Lock()
-		p.done(c, HungUp)
+		p.done(c, HungUp, now)
 		p.mu.Unlock()
 		return
 	}
-	status, body := p.decide(c, form, fault)
+	status, body := p.decide(c, form, fault, now)
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
@@ -108,12 +111,26 @@ func (p *Provider) token(w http.ResponseWriter, r *http.Request) {
 	p.mu.Unlock()
 }
 
-// think passes the time, and reports whether the client is gone at its end.
-func think(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	<-t.C
-	return ctx.Err()
+// connection is where a request's context keeps its connection.
+type connection struct{}
+
+// gone reports whether the client of a request has hung up. The kernel knows at once; net/http hears of it a moment later, which
+// may be long on a busy machine.
+func gone(r *http.Request) bool {
+	conn, ok := r.Context().Value(connection{}).(syscall.Conn)
+	if !ok || r.Context().Err() != nil {
+		return true
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return true
+	}
+	closed := true
+	_ = raw.Control(func(fd uintptr) {
+		n, _, err := syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		closed = n <= 0 && !errors.Is(err, syscall.EAGAIN)
+	})
+	return closed
 }
 
 // readToken reads a token request, and says what is wrong with it.
@@ -145,12 +162,12 @@ func readToken(r *http.Request) (form url.Values, fault string) {
 }
 
 // decide does what a token request asks for.
-func (p *Provider) decide(c *Call, form url.Values, fault string) (int, any) {
+func (p *Provider) decide(c *Call, form url.Values, fault string, now time.Time) (int, any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c.Grant = form.Get("grant_type")
 	refuse := func(o Outcome, code, description string) (int, any) {
-		p.done(c, o)
+		p.done(c, o, now)
 		return http.StatusBadRequest, map[string]string{"error": code, "error_description": description}
 	}
 	switch {
@@ -163,7 +180,7 @@ func (p *Provider) decide(c *Call, form url.Values, fault string) (int, any) {
 		p.codes[form.Get("code")] = false
 		p.families++
 		c.Family = p.families
-		p.done(c, Issued)
+		p.done(c, Issued, now)
 		return http.StatusOK, p.newPair(&family{number: p.families}, 1)
 	case c.Grant != refreshGrant:
 		return refuse(Malformed, "unsupported_grant_type", "")
@@ -188,7 +205,7 @@ func (p *Provider) decide(c *Call, form url.Values, fault string) (int, any) {
 	}
 	pr := p.newPair(t.family, t.generation+1)
 	t.successors = append(t.successors, p.refreshes[pr.Refresh])
-	p.done(c, outcome)
+	p.done(c, outcome, now)
 	return http.StatusOK, pr
 }
 

@@ -6,6 +6,7 @@
 package idp
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -75,7 +76,10 @@ func Start(s Settings) (*Provider, error) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/token", p.token)
 	mux.HandleFunc("/", p.api)
-	p.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	p.server = &http.Server{
+		Handler: mux, ReadHeaderTimeout: 10 * time.Second,
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connection{}, c) },
+	}
 	go func() {
 		if err := p.server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			panic(err) // the listener is ours alone

@@ -132,7 +132,7 @@ func TestHungUp(t *testing.T) {
 		if err := <-done; !errors.Is(err, context.Canceled) {
 			t.Fatal(err)
 		}
-		deadline := time.After(10 * time.Second)
+		deadline := time.After(2 * time.Minute)
 		for a.p.Calls()[0].Outcome == "" {
 			select {
 			case <-deadline:

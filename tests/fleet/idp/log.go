@@ -89,8 +89,8 @@ func (p *Provider) Last(n int) []Call {
 }
 
 // done notes the outcome of a token request. The lock is held.
-func (p *Provider) done(c *Call, o Outcome) {
-	c.Outcome, c.Decided = o, time.Now()
+func (p *Provider) done(c *Call, o Outcome, at time.Time) {
+	c.Outcome, c.Decided = o, at
 	switch o {
 	case Issued:
 		if c.Grant == refreshGrant {

@@ -55,6 +55,19 @@ func (t Tally) Failures() int {
 	return n
 }
 
+// Answered counts those of the failed calls that were answered: with a problem, or another status.
+func (t Tally) Answered() int {
+	n := 0
+	for what, times := range t.Failed {
+		if !strings.HasPrefix(what, notAnswered) {
+			n += times
+		}
+	}
+	return n
+}
+
+const notAnswered = "not answered: "
+
 // String tells of the failures, by kind.
 func (t Tally) String() string {
 	if len(t.Failed) == 0 {
@@ -156,7 +169,7 @@ func (l *Load) call(ctx context.Context, r *Replica, life int64) {
 // failureOf names what went wrong: the problem's type, if the sidecar said so.
 func failureOf(status int, body []byte, err error) string {
 	if err != nil {
-		return "not answered: " + err.Error()
+		return notAnswered + err.Error()
 	}
 	var problem struct{ Type string }
 	if json.Unmarshal(body, &problem) == nil && problem.Type != "" {

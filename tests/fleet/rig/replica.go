@@ -77,6 +77,9 @@ func overSocket(path string) (*http.Client, func()) {
 // callTimeout is when an app gives up.
 const callTimeout = 20 * time.Second
 
+// Hang is after how long something that is waited for never comes. A busy machine is slow, and that is no failure.
+const Hang = 2 * time.Minute
+
 // Start starts it, and waits until its site answers.
 func (r *Replica) Start(ctx context.Context) error {
 	log, err := os.OpenFile(r.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -96,7 +99,7 @@ func (r *Replica) Start(ctx context.Context) error {
 		_ = cmd.Wait()
 		close(done)
 	}(r.done)
-	err = Until(ctx, 30*time.Second, r.Name+" listens", func() bool {
+	err = Until(ctx, Hang, r.Name+" listens", func() bool {
 		conn, err := net.Dial("unix", filepath.Join(r.home, "site"))
 		if err == nil {
 			_ = conn.Close()
