@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -21,23 +20,6 @@ type attempt struct {
 	key    tokensource.Key
 	values []string // the key's, for templates
 	body   *capturedBody
-	// trailer is what is sent of the request's trailers, if there are any.
-	trailer http.Header
-}
-
-// captureTrailer has trailers go out of a map of this attempt's own: the
-// request's must not be changed, and holds more than may be sent. A server's
-// request gets its trailers when the body has been read.
-func (a *attempt) captureTrailer() {
-	if a.body == nil || a.req.Trailer == nil {
-		return
-	}
-	a.trailer = maps.Clone(a.req.Trailer)
-	a.t.injector.cleanTrailer(a.trailer) // announced
-	a.body.atEnd = func() {
-		maps.Copy(a.trailer, a.req.Trailer)
-		a.t.injector.cleanTrailer(a.trailer)
-	}
 }
 
 // run sends the request. The verdict is for the API's breaker.
@@ -88,8 +70,8 @@ func (a *attempt) send(token *tokensource.Token) (*http.Response, bool, error) {
 	}
 	if a.body != nil {
 		out.Body = a.body.open()
-		if a.trailer != nil {
-			out.Trailer = a.trailer
+		if a.body.trailer != nil {
+			out.Trailer = a.body.trailer
 		}
 	}
 	a.t.failure.prepare(out)
@@ -144,13 +126,13 @@ func (a *attempt) anotherToken(refused *tokensource.Token) (next *tokensource.To
 	if !src.CanRenew(refused) {
 		return nil, ReplayNeedPerson
 	}
-	ctx := a.req.Context()
+	ctx, key := a.req.Context(), a.key
 	if !a.body.replayable() {
 		// The next request wants a good token all the same.
-		go func() { _, _ = src.Renew(context.WithoutCancel(ctx), a.key, refused) }()
+		go func() { _, _ = src.Renew(context.WithoutCancel(ctx), key, refused) }()
 		return nil, ReplayBodyGone
 	}
-	next, err := src.Renew(ctx, a.key, refused)
+	next, err := src.Renew(ctx, key, refused)
 	switch {
 	case errors.Is(err, tokensource.ErrAuthorizationRequired):
 		return nil, ReplayNeedPerson

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"strings"
 
 	"github.com/caddy-bearer/caddy-bearer/bearer"
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
@@ -63,7 +64,7 @@ func Example() {
 
 	client := &http.Client{Transport: &bearer.Transport{Source: source}}
 	for _, method := range []string{http.MethodGet, http.MethodPost} {
-		req, err := http.NewRequest(method, api.URL, nil)
+		req, err := http.NewRequest(method, api.URL, strings.NewReader("hello"))
 		if err != nil {
 			fmt.Println(err)
 			return
@@ -77,8 +78,8 @@ func Example() {
 		_ = res.Body.Close()
 	}
 	// Output:
-	// GET Bearer token-1
-	// POST Bearer token-2
+	// GET Bearer token-1 hello
+	// POST Bearer token-2 hello
 }
 
 // Each user has a token of their own. The request's context says whose it

@@ -184,6 +184,22 @@ func (ij *injector) removes(name string) bool {
 	return slices.ContainsFunc(ij.remove, func(r string) bool { return strings.EqualFold(r, plain) })
 }
 
+// captureTrailer has trailers go out of a map of the body's own: the request's
+// must not be changed, and may hold what must not be sent. A server's request
+// gets its trailers when the body has been read.
+func (ij *injector) captureTrailer(req *http.Request, body *capturedBody) {
+	if body == nil || req.Trailer == nil {
+		return
+	}
+	trailer := maps.Clone(req.Trailer)
+	ij.cleanTrailer(trailer) // announced
+	body.trailer = trailer
+	body.atEnd = func() {
+		maps.Copy(trailer, req.Trailer)
+		ij.cleanTrailer(trailer)
+	}
+}
+
 // cleanTrailer removes what is in trailers under a removed header's name:
 // servers were seen to merge trailers into headers. Trailers are known when
 // the body has been read; declared ones are announced before that, by name.

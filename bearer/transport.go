@@ -190,7 +190,7 @@ func (t *Transport) Send(req *http.Request, key tokensource.Key, values []string
 		values = key.Values()
 	}
 	a := attempt{t: t, req: req, key: key, values: values, body: captureBody(req, t.replay)}
-	a.captureTrailer()
+	t.injector.captureTrailer(req, a.body)
 	res, verdict, err := a.run(token)
 	allowed(verdict)
 	return res, err
