@@ -97,7 +97,7 @@ func (t *Transport) Init() error {
 
 func (t *Transport) init() {
 	if t.Source == nil {
-		t.err = errors.New("Source is not set")
+		t.err = errors.New("no Source")
 		return
 	}
 	if t.failure, t.err = newRefusal(&t.AuthFailure); t.err != nil {

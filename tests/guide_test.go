@@ -235,6 +235,7 @@ func TestProblemsAreListed(t *testing.T) {
 func TestLayers(t *testing.T) {
 	for pkg, banned := range map[string][]string{
 		"./tokensource": {"github.com/caddyserver/", "caddy-bearer/caddymodule", "caddy-bearer/tests", "go.uber.org/zap"},
+		"./bearer":      {"github.com/caddyserver/", "caddy-bearer/caddymodule", "caddy-bearer/tests", "go.uber.org/zap"},
 		"./caddymodule": {"caddy-bearer/tests", "caddy-bearer/bench"},
 	} {
 		cmd := exec.Command("go", "list", "-deps", pkg)
