@@ -3,159 +3,10 @@ package caddymodule
 import (
 	"log/slog"
 	"sync"
-	"sync/atomic"
-	"time"
 
+	"github.com/caddy-bearer/caddy-bearer/bearer"
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
 )
-
-// breakers are the circuit breakers at one API, one for each key that has
-// something to count: one user's revoked consent shuts nobody else out, and a
-// million users who are well cost nothing.
-type breakers struct {
-	settings tokensource.BreakerSettings
-	log      *slog.Logger
-	counting atomic.Int64 // how many there are: mostly none
-	mu       sync.Mutex
-	byKey    map[tokensource.Key]*keyBreaker
-}
-
-// keyBreaker is one key's. It remembers the token whose refusals it counts.
-type keyBreaker struct {
-	*tokensource.Breaker
-	token *tokensource.Token
-	last  atomic.Int64 // when it last got a verdict (Unix nanoseconds)
-}
-
-// probeDeadline is how long a half-open breaker waits for its probe.
-const probeDeadline = 10 * time.Second
-
-func newBreakers(s tokensource.BreakerSettings, log *slog.Logger) *breakers {
-	return &breakers{settings: s, log: log, byKey: make(map[tokensource.Key]*keyBreaker)}
-}
-
-// allow asks whether a request may be sent. If so, done takes its verdict. A
-// token that only a person can replace (renewable is false) and that was
-// replaced starts with a clean slate: what was counted is of the old one.
-func (bs *breakers) allow(k tokensource.Key, token *tokensource.Token, renewable bool) (done func(tokensource.Verdict), err error) {
-	if bs.counting.Load() == 0 {
-		return bs.first(k, token), nil
-	}
-	bs.mu.Lock()
-	b := bs.byKey[k]
-	if b != nil && b.token != token && (!renewable || token.ByCode()) {
-		bs.drop(k)
-		b = nil
-	}
-	bs.mu.Unlock()
-	if b == nil {
-		return bs.first(k, token), nil
-	}
-	report, err := b.Allow(probeDeadline)
-	if err != nil {
-		return nil, err
-	}
-	return func(v tokensource.Verdict) {
-		bs.report(k, b, report, v)
-		if v == tokensource.Works {
-			bs.forget(k, b)
-		}
-	}, nil
-}
-
-// report passes a verdict on, and tells when it changes the breaker's state.
-func (bs *breakers) report(k tokensource.Key, b *keyBreaker, done func(tokensource.Verdict), v tokensource.Verdict) {
-	before := b.State()
-	b.last.Store(time.Now().UnixNano())
-	done(v)
-	if after := b.State(); after != before {
-		bs.log.Warn("the API's circuit breaker", "key", k.String(), "was", before, "is", after)
-	}
-}
-
-// first makes a breaker when there is something to count.
-func (bs *breakers) first(k tokensource.Key, token *tokensource.Token) func(tokensource.Verdict) {
-	return func(v tokensource.Verdict) {
-		if v != tokensource.Fails {
-			return
-		}
-		bs.mu.Lock()
-		b := bs.byKey[k]
-		if b == nil {
-			bs.makeRoom()
-			b = &keyBreaker{Breaker: tokensource.NewBreaker(bs.settings), token: token}
-			bs.byKey[k] = b
-			bs.counting.Store(int64(len(bs.byKey)))
-		}
-		bs.mu.Unlock()
-		if done, err := b.Allow(probeDeadline); err == nil {
-			bs.report(k, b, done, v)
-		}
-	}
-}
-
-// maxBreakers bounds the breakers of keys that failed and never came back.
-const maxBreakers = 10_000
-
-// makeRoom drops a breaker, preferably a closed one, when there are too many.
-// The caller holds bs.mu.
-func (bs *breakers) makeRoom() {
-	if len(bs.byKey) < maxBreakers {
-		return
-	}
-	if bs.sweep(); len(bs.byKey) < maxBreakers {
-		return
-	}
-	var victim tokensource.Key
-	looked := 0
-	for k, b := range bs.byKey {
-		victim = k
-		if looked++; looked > 16 || b.State() == tokensource.BreakerClosed {
-			break
-		}
-	}
-	bs.drop(victim)
-}
-
-// drop removes a breaker. The caller holds bs.mu.
-func (bs *breakers) drop(k tokensource.Key) {
-	delete(bs.byKey, k)
-	bs.counting.Store(int64(len(bs.byKey)))
-}
-
-// forget drops a breaker with nothing to count.
-func (bs *breakers) forget(k tokensource.Key, b *keyBreaker) {
-	bs.mu.Lock()
-	defer bs.mu.Unlock()
-	if bs.byKey[k] == b && b.Idle() {
-		bs.drop(k)
-	}
-}
-
-func (bs *breakers) worst() tokensource.BreakerState {
-	bs.mu.Lock()
-	defer bs.mu.Unlock()
-	bs.sweep()
-	worst := tokensource.BreakerClosed
-	for _, b := range bs.byKey {
-		worst = max(worst, b.State())
-	}
-	return worst
-}
-
-// sweep drops the breakers of keys that have not come back for long after
-// theirs would have let a probe through. The caller holds bs.mu.
-func (bs *breakers) sweep() {
-	oldest := time.Now().Add(-forgetAfter * bs.settings.OpenFor).UnixNano()
-	for k, b := range bs.byKey {
-		if last := b.last.Load(); last != 0 && last < oldest {
-			bs.drop(k)
-		}
-	}
-}
-
-// forgetAfter is after how many times open_for.
-const forgetAfter = 10
 
 // breakerSets are the breakers of all the APIs that one source's tokens go
 // to. They stay when a config is reloaded, and go with the last transport that
@@ -172,12 +23,12 @@ type breakerSetKey struct {
 }
 
 type breakerSet struct {
-	*breakers
+	*bearer.Breakers
 	users int
 }
 
 // take returns the breakers for an API; give says that they are used no more.
-func (s *breakerSets) take(upstreams string, settings tokensource.BreakerSettings) (bs *breakers, give func()) {
+func (s *breakerSets) take(upstreams string, settings tokensource.BreakerSettings) (bs *bearer.Breakers, give func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	key := breakerSetKey{upstreams, settings}
@@ -186,11 +37,11 @@ func (s *breakerSets) take(upstreams string, settings tokensource.BreakerSetting
 	}
 	set := s.sets[key]
 	if set == nil {
-		set = &breakerSet{breakers: newBreakers(settings, s.log)}
+		set = &breakerSet{Breakers: bearer.NewBreakers(settings, s.log)}
 		s.sets[key] = set
 	}
 	set.users++
-	return set.breakers, sync.OnceFunc(func() {
+	return set.Breakers, sync.OnceFunc(func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if set.users--; set.users == 0 {
@@ -204,7 +55,7 @@ func (s *breakerSets) worst() tokensource.BreakerState {
 	defer s.mu.Unlock()
 	worst := tokensource.BreakerClosed
 	for _, bs := range s.sets {
-		worst = max(worst, bs.worst())
+		worst = max(worst, bs.Worst())
 	}
 	return worst
 }

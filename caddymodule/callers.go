@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-bearer/caddy-bearer/internal/plainhttp"
 )
 
 // callerCheck decides who may call. A Caddy site on http://127.0.0.1:9000
@@ -122,7 +124,7 @@ func (c *callerCheck) localName(hostport string) bool {
 	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
 		return true
 	}
-	return isLoopback(host) || underLocalhost(host) || slices.ContainsFunc(c.hosts, func(h string) bool { return strings.EqualFold(h, host) })
+	return plainhttp.Loopback(host) || underLocalhost(host) || slices.ContainsFunc(c.hosts, func(h string) bool { return strings.EqualFold(h, host) })
 }
 
 // underLocalhost reports whether a name is one that browsers keep to the

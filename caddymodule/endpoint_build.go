@@ -6,13 +6,14 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddy-bearer/caddy-bearer/internal/plainhttp"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
@@ -80,7 +81,7 @@ func checkURL(o *Origin, option string, t tokenendpoint.Template, allowHTTP []st
 	if u.User != nil {
 		return o.errorf(option, "a URL must not carry credentials: expected client_id and client_secret")
 	}
-	if u.Scheme == "http" && !plainHTTPAllowed(u.Hostname(), allowHTTP) {
+	if u.Scheme == "http" && !plainhttp.Allowed(u.Hostname(), allowHTTP) {
 		return o.errorf(option, "http would send credentials to %s in the clear: expected https, a loopback address, or the host's name in allow_http", u.Host)
 	}
 	return nil
@@ -113,27 +114,10 @@ func outsideURI(r rune) bool {
 func checkIssuer(issuer string, allowHTTP []string) error {
 	u, err := url.Parse(issuer)
 	if err != nil || u.Host == "" || u.User != nil || strings.ContainsFunc(issuer, outsideURI) || strings.Contains(issuer, "?") ||
-		u.Scheme != "https" && (u.Scheme != "http" || !plainHTTPAllowed(u.Hostname(), allowHTTP)) {
+		u.Scheme != "https" && (u.Scheme != "http" || !plainhttp.Allowed(u.Hostname(), allowHTTP)) {
 		return errors.New("not an issuer identifier: expected an https URL without query and fragment, such as https://provider.example (RFC 8414)")
 	}
 	return nil
-}
-
-// plainHTTPAllowed reports whether a host is this one, or allowed by name.
-func plainHTTPAllowed(host string, allowed []string) bool {
-	return isLoopback(host) || slices.ContainsFunc(allowed, func(a string) bool { return strings.EqualFold(a, host) })
-}
-
-// isLoopback reports whether what is sent to a host stays on this one: to an
-// address of the loopback, or to localhost. A name under localhost is not
-// certain to: where the resolver does not keep to RFC 6761, section 6.3, it asks
-// the DNS, and goes where that says.
-func isLoopback(host string) bool {
-	if addr, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
-		return addr.Unmap().IsLoopback()
-	}
-	host = strings.TrimSuffix(host, ".")
-	return host == "" || strings.EqualFold(host, "localhost")
 }
 
 func (e *Endpoint) buildClient(gc *GrantContext, ep *tokenendpoint.Endpoint) (err error) {

@@ -23,11 +23,12 @@ func (t *Transport) Effective() string {
 	if err != nil {
 		return err.Error()
 	}
-	out := fmt.Sprintf("%s %q %v %q", text, t.injector.remove, t.injector.plain, t.injector.keyNames)
-	for _, item := range t.injector.items {
-		out += fmt.Sprintf(" %q", item.value.Variables())
+	e := t.engine
+	out := fmt.Sprintf("%s %q", text, e.Remove)
+	for _, in := range e.Inject {
+		out += fmt.Sprintf(" %q %q %q %q %q", in.Header, in.Query, in.Cookie, in.Value, in.Template.Variables())
 	}
-	return out + fmt.Sprintf(" %+v %+v %+v %d %v %q", t.failure, t.callers, t.breakers.settings, t.replayMax, t.schemeKnown, t.keys.names)
+	return out + fmt.Sprintf(" %+v %+v %+v %d %v %q", e.AuthFailure, t.callers, e.Breakers.Settings(), e.ReplayBody, t.schemeKnown, t.keys.names)
 }
 
 // Effective is the same of a login.

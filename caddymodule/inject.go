@@ -2,17 +2,11 @@ package caddymodule
 
 import (
 	"fmt"
-	"maps"
-	"net/http"
-	"net/textproto"
-	"net/url"
-	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
-	"golang.org/x/net/http/httpguts"
 
-	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/bearer"
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
@@ -31,7 +25,8 @@ type Injection struct {
 	Value string `json:"value,omitempty"`
 }
 
-func (in Injection) name() string { return in.Header + in.Query + in.Cookie }
+// AuthFailure says which of the API's answers mean that it refuses the token.
+type AuthFailure = bearer.AuthFailure
 
 // option is the Caddyfile's name for it.
 func (in Injection) option() string {
@@ -44,71 +39,31 @@ func (in Injection) option() string {
 	return "header " + in.Header
 }
 
-// injector puts tokens into requests.
-type injector struct {
-	// plain: the token goes into Authorization as a Bearer, which is prepared
-	// with the token.
-	plain    bool
-	items    []injected
-	keyNames []string
-	// remove are the names of headers that must not come from the app.
-	remove []string
-}
-
-type injected struct {
-	Injection
-	value tokenendpoint.Template
-}
-
-const headerAuthorization = "Authorization"
-
-// newInjector checks the settings and resolves their placeholders.
-func newInjector(list []Injection, keyNames []string, o *Origin) (injector, error) {
-	ij := injector{keyNames: keyNames, remove: []string{headerAuthorization, "Proxy-Authorization"}}
-	hasToken := false
+// resolveInjections resolves the placeholders of a list of injections, all but those that
+// only a request can: the token's and the key's.
+func resolveInjections(list []Injection, keyNames []string, o *Origin) ([]bearer.Injection, error) {
+	var resolved []bearer.Injection
 	for _, in := range list {
-		item, err := resolveInjection(in, keyNames)
+		b := bearer.Injection{Header: in.Header, Query: in.Query, Cookie: in.Cookie, Value: in.Value}
+		err := b.Check()
+		if err == nil {
+			b.Template, err = resolveValue(in.Value, keyNames)
+		}
 		if err != nil {
-			return ij, o.errorf(in.option(), "%w", err)
+			return nil, o.errorf(in.option(), "%w", err)
 		}
-		hasToken = hasToken || slices.Contains(item.value.Variables(), "token")
-		if item.Header != "" {
-			item.Header = textproto.CanonicalMIMEHeaderKey(item.Header)
-			ij.remove = append(ij.remove, item.Header)
-		}
-		if item.Header == headerAuthorization && in.Value == "Bearer {token}" {
-			ij.plain = true
-			continue
-		}
-		ij.items = append(ij.items, item)
+		resolved = append(resolved, b)
 	}
-	ij.plain = ij.plain || !hasToken
-	return ij, nil
+	return resolved, nil
 }
 
-func resolveInjection(in Injection, keyNames []string) (injected, error) {
-	set := 0
-	for _, name := range []string{in.Header, in.Query, in.Cookie} {
-		if name != "" {
-			set++
-		}
-	}
-	if set != 1 || in.Value == "" {
-		return injected{}, fmt.Errorf("expected a name of a header, a query parameter or a cookie, and a value")
-	}
-	if (in.Header != "" || in.Cookie != "") && !validHeaderName(in.name()) {
-		return injected{}, fmt.Errorf("%q: expected a header name", in.name())
-	}
-	if slices.Contains([]string{"Host", "Content-Length", "Transfer-Encoding", "Connection", "Upgrade", "Trailer", "Te"},
-		textproto.CanonicalMIMEHeaderKey(in.Header)) {
-		return injected{}, fmt.Errorf("%s belongs to the connection: expected another header", in.Header)
-	}
+func resolveValue(value string, keyNames []string) (tokenendpoint.Template, error) {
 	r := resolver{repl: caddy.NewReplacer(), keyNames: keyNames}
-	t, err := tokenendpoint.ParseTemplate(in.Value)
+	t, err := tokenendpoint.ParseTemplate(value)
 	if err != nil {
-		return injected{}, err
+		return t, err
 	}
-	t, err = t.Resolve(func(name string) (string, bool, error) {
+	return t.Resolve(func(name string) (string, bool, error) {
 		if name == "token" || strings.HasPrefix(name, "token.") {
 			return "", false, nil
 		}
@@ -118,133 +73,7 @@ func resolveInjection(in Injection, keyNames []string) (injected, error) {
 		}
 		return value, known, err
 	})
-	return injected{in, t}, err
 }
 
-// inject returns the request with the token in it. The request itself is not
-// changed: Caddy logs it afterwards, and may use it again.
-func (ij *injector) inject(req *http.Request, token *tokensource.Token, key []string) (*http.Request, error) {
-	out := new(http.Request)
-	*out = *req
-	out.Header = maps.Clone(req.Header)
-	for _, name := range ij.remove {
-		delete(out.Header, name)
-	}
-	ij.removeSpellings(out.Header)
-	if ij.plain {
-		token.SetAuthHeader(out)
-	}
-	for i := range ij.items {
-		if err := ij.put(out, &ij.items[i], token, key); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
-}
-
-// removeSpellings removes what a server behind CGI-like rules would take for
-// one of the removed headers. Most names need no closer look.
-func (ij *injector) removeSpellings(h http.Header) {
-	for name := range h {
-		if strings.Contains(name, "_") || strings.HasSuffix(name, "-") || strings.HasPrefix(name, "-") {
-			if ij.removes(name) {
-				delete(h, name)
-			}
-		}
-	}
-}
-
-// removes reports whether a header of this name must not come from the app.
-// '_' counts as '-', as in CGI; net/http has made the case uniform already.
-func (ij *injector) removes(name string) bool {
-	plain := strings.Trim(strings.ReplaceAll(name, "_", "-"), "-")
-	return slices.ContainsFunc(ij.remove, func(r string) bool { return strings.EqualFold(r, plain) })
-}
-
-// cleanTrailer removes what is in trailers under a removed header's name:
-// servers were seen to merge trailers into headers. Trailers are known when
-// the body has been read; declared ones are announced before that, by name.
-func (ij *injector) cleanTrailer(trailer http.Header) {
-	for name := range trailer {
-		if ij.removes(name) {
-			delete(trailer, name)
-		}
-	}
-}
-
-func (ij *injector) put(out *http.Request, item *injected, token *tokensource.Token, key []string) error {
-	missing := false
-	value, err := item.value.Expand(func(name string) (string, bool) {
-		switch {
-		case name == "token":
-			return token.AccessToken(), true
-		case strings.HasPrefix(name, "token."):
-			v, ok := token.Field(strings.TrimPrefix(name, "token."))
-			missing = missing || !ok
-			return v, true
-		}
-		if i := slices.Index(ij.keyNames, strings.TrimPrefix(name, "key.")); i >= 0 && i < len(key) {
-			return key[i], true
-		}
-		return "", false
-	})
-	switch {
-	case err != nil:
-		return err
-	case missing && slices.Contains(item.value.Variables(), "token"):
-		return fmt.Errorf("%s: the token's answer lacks a member that it is made of", item.option())
-	case missing:
-		return nil
-	}
-	switch {
-	case item.Header != "":
-		if !httpguts.ValidHeaderFieldValue(value) {
-			return fmt.Errorf("the value for header %s has characters that must not go there", item.Header)
-		}
-		out.Header[item.Header] = []string{value}
-	case item.Query != "":
-		setQuery(out, item.Query, value)
-	default:
-		if !cookieValue(value) {
-			return fmt.Errorf("the value for cookie %s has characters that must not go there", item.Cookie)
-		}
-		setCookie(out, item.Cookie, value)
-	}
-	return nil
-}
-
-// cookieValue reports whether a value is one (RFC 6265, section 4.1.1).
-func cookieValue(value string) bool {
-	return !strings.ContainsFunc(value, func(r rune) bool {
-		return r <= ' ' || r > '~' || strings.ContainsRune("\",;\\", r)
-	})
-}
-
-// setQuery puts a parameter behind the app's own, whose order and spelling it
-// leaves alone, less those of that name.
-func setQuery(out *http.Request, name, value string) {
-	u := *out.URL
-	var kept []string
-	for _, pair := range strings.Split(u.RawQuery, "&") {
-		raw, _, _ := strings.Cut(pair, "=")
-		if decoded, err := url.QueryUnescape(raw); pair != "" && (err != nil || decoded != name) {
-			kept = append(kept, pair)
-		}
-	}
-	u.RawQuery = strings.Join(append(kept, url.QueryEscape(name)+"="+url.QueryEscape(value)), "&")
-	out.URL = &u
-}
-
-// setCookie puts a cookie behind the app's own, less those of that name.
-func setCookie(out *http.Request, name, value string) {
-	var kept []string
-	for _, line := range out.Header["Cookie"] {
-		for _, pair := range strings.Split(line, ";") {
-			pair = strings.TrimSpace(pair)
-			if n, _, _ := strings.Cut(pair, "="); pair != "" && strings.TrimSpace(n) != name {
-				kept = append(kept, pair)
-			}
-		}
-	}
-	out.Header["Cookie"] = []string{strings.Join(append(kept, name+"="+value), "; ")}
-}
+// checkPredicates sees to it that each says one thing.
+func checkPredicates(ps []tokenendpoint.Matcher) error { return (&AuthFailure{Any: ps}).Check() }

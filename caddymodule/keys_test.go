@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"bufio"
 	"context"
 	"net/http"
 	"strings"
@@ -9,8 +10,27 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-bearer/caddy-bearer/bearer"
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
 )
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+// received is a request as net/http's server reads it from the wire.
+func received(t *testing.T, lines ...string) *http.Request {
+	t.Helper()
+	text := "GET /path?q=1 HTTP/1.1\r\nHost: localhost\r\n" + strings.Join(lines, "\r\n")
+	if len(lines) > 0 {
+		text += "\r\n"
+	}
+	req, err := http.ReadRequest(bufio.NewReader(strings.NewReader(text + "\r\n")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return req
+}
 
 // readKey reads the key of a request to target with these header lines.
 func readKey(t *testing.T, value, target string, lines ...string) (tokensource.Key, error) {
@@ -100,10 +120,17 @@ func TestKeyHeadersStayHere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ij := mustInjector(t, nil)
-	ij.remove = append(ij.remove, kr.headers...)
-	out, err := ij.inject(received(t, "X-User: alice", "X_User: bob", "X-Tenant: acme", "X-Other: 1"), testToken(t, "ours"), nil)
-	if err != nil {
+	var out *http.Request
+	engine := &bearer.Transport{
+		Source: testSource(t, tokensource.Config{Grant: testGrant(func(*http.Request) (int, string) { return 200, `{"access_token": "ours"}` })}),
+		Base: roundTripper(func(req *http.Request) (*http.Response, error) {
+			out = req
+			return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: http.NoBody}, nil
+		}),
+		Remove: kr.headers,
+	}
+	req := received(t, "X-User: alice", "X_User: bob", "X-Tenant: acme", "X-Other: 1")
+	if _, err := engine.Send(req, tokensource.Key{}, nil); err != nil {
 		t.Fatal(err)
 	}
 	want := http.Header{"Authorization": {"Bearer ours"}, "X-Other": {"1"}}

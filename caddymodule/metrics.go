@@ -6,6 +6,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+
+	"github.com/caddy-bearer/caddy-bearer/bearer"
 )
 
 // The counters live as long as the process, and every config registers them
@@ -93,12 +95,31 @@ func (g gauges) Collect(ch chan<- prometheus.Metric) {
 // requestCounters are the request counters of one source, looked up once.
 type requestCounters map[string]prometheus.Counter
 
-// The results of a request.
+// The results of a request that was sent. One that was not counts under the
+// name of its problem.
 const (
-	resultOK      = "ok"      // answered, the token accepted
-	resultRefused = "refused" // the API refused the token, and the answer was passed on
-	resultError   = "error"   // no answer from the API
+	resultOK      = string(bearer.ResultOK)
+	resultRefused = string(bearer.ResultRefused)
+	resultError   = string(bearer.ResultError)
 )
+
+// replayResults are the results of a request whose token the API refused.
+var replayResults = func() (names []string) {
+	for _, r := range bearer.Replays() {
+		names = append(names, string(r))
+	}
+	return names
+}()
+
+// transportCounters counts what the engine tells of a transport's requests.
+type transportCounters Transport
+
+// Request implements [bearer.Observer]. There is no counter for
+// [bearer.ResultNotSent]: the answer is counted as the problem that it is.
+func (t *transportCounters) Request(r bearer.Result) { t.requests.count(string(r)) }
+
+// Replay implements [bearer.Observer].
+func (t *transportCounters) Replay(r bearer.Replay) { t.replays.count(string(r)) }
 
 func newCounters(vec *prometheus.CounterVec, source string, results ...string) requestCounters {
 	c := make(requestCounters, len(results))

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/caddy-bearer/caddy-bearer/bearer"
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
@@ -72,7 +73,7 @@ func TestMetricsSurviveLoads(t *testing.T) {
 	for n := range 3 {
 		reg := loadedMetrics(t, metricsApp(t, source))
 		newCounters(requestsTotal, source, resultOK).count(resultOK)
-		newCounters(replaysTotal, source, replayResults...).count(replayOK)
+		newCounters(replaysTotal, source, replayResults...).count(string(bearer.ReplayOK))
 		_, done := observe.Renewing(t.Context(), t.Context(), tokensource.Renewal{Source: source})
 		done(tokensource.Outcome{Took: time.Second})
 		for _, metric := range []string{
@@ -132,7 +133,7 @@ func TestMetricsGauges(t *testing.T) {
 		}
 	}
 	bs, _ := app.built["b"].live.take("api:443", tokensource.BreakerSettings{TripAfter: 1, OpenFor: time.Minute})
-	_ = judge(bs, tokensource.NewKey("alice"), tokensource.Fails)
+	refuse(t, bs, tokensource.NewKey("alice"))
 	reg := loadedMetrics(t, app)
 	for metric, want := range map[string]map[string]float64{
 		"caddy_token_source_tokens":          {"source=a": 2, "source=b": 0},

@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"context"
-	"encoding/json"
 	"io"
 	"net/http"
 	"strings"
@@ -45,21 +44,26 @@ func testSource(t *testing.T, cfg tokensource.Config) *tokensource.Source {
 	return src
 }
 
-// testToken is a token from an answer with these further members.
-func testToken(t *testing.T, access string, members ...string) *tokensource.Token {
-	t.Helper()
-	answer := map[string]any{"access_token": access, "expires_in": 3600}
-	for i := 0; i < len(members); i += 2 {
-		answer[members[i]] = members[i+1]
-	}
-	body, err := json.Marshal(answer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	src := testSource(t, tokensource.Config{Grant: testGrant(func(*http.Request) (int, string) { return 200, string(body) })})
-	token, err := src.Token(t.Context(), tokensource.Key{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return token
+// clientBody is a request's body that counts how often it is closed.
+type clientBody struct {
+	io.Reader
+	closed int
 }
+
+func (b *clientBody) Close() error {
+	b.closed++
+	return nil
+}
+
+func (b *clientBody) closes() int { return b.closed }
+
+func readAll(t *testing.T, r io.Reader) string {
+	t.Helper()
+	text, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatalf("after %q: %v", text, err)
+	}
+	return string(text)
+}
+
+const whole = "the quick brown fox jumps over the lazy dog"

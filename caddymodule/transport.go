@@ -1,9 +1,7 @@
 package caddymodule
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"net/http"
 
 	"github.com/caddyserver/caddy/v2"
@@ -12,7 +10,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
-	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/bearer"
 )
 
 func init() {
@@ -72,13 +70,10 @@ type Transport struct {
 	// schemeKnown: no request decides whether tokens would go out in the clear.
 	schemeKnown bool
 	keys        keyReader
+	engine      *bearer.Transport
 	// giveBreakers says that breakers are used no more; nil: there are none yet.
 	giveBreakers func()
-	injector     injector
-	failure      refusal
 	callers      callerCheck
-	breakers     *breakers
-	replayMax    int64
 	requests     requestCounters
 	replays      requestCounters
 	log          *zap.Logger
@@ -92,13 +87,10 @@ func (*Transport) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-const (
-	defaultReplayBody = 64 << 10
-	// Caddy keeps 32 idle connections for each upstream. With more clients than
-	// that at once, connections are closed and opened for nothing, which over
-	// TLS costs more than the request.
-	defaultIdleConnsPerHost = 256
-)
+// Caddy keeps 32 idle connections for each upstream. With more clients than
+// that at once, connections are closed and opened for nothing, which over TLS
+// costs more than the request.
+const defaultIdleConnsPerHost = 256
 
 // Provision sets up t.
 func (t *Transport) Provision(ctx caddy.Context) error {
@@ -108,18 +100,17 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 		return err
 	}
 	for _, step := range []func(caddy.Context) error{
-		t.provisionInjection, t.provisionChecks, t.checkUpstreams, t.provisionBreakers,
+		t.provisionEngine, t.provisionChecks, t.checkUpstreams, t.provisionBreakers,
 	} {
 		if err := step(ctx); err != nil {
 			return err
 		}
 	}
-	t.replayMax = defaultReplayBody
-	if t.ReplayBody != nil {
-		t.replayMax = *t.ReplayBody
-	}
 	t.requests = newCounters(requestsTotal, t.Source, append(problemNames(), resultOK, resultRefused, resultError)...)
 	t.replays = newCounters(replaysTotal, t.Source, replayResults...)
+	if err := t.engine.Init(); err != nil {
+		return t.Origin.errorf("", "transport bearer %s: %w", t.Source, err)
+	}
 
 	if t.KeepAlive == nil {
 		t.KeepAlive = new(reverseproxy.KeepAlive)
@@ -135,10 +126,24 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	return t.HTTPTransport.Provision(ctx)
 }
 
-func (t *Transport) provisionInjection(caddy.Context) (err error) {
-	t.injector, err = newInjector(t.Inject, t.keys.names, t.Origin)
-	t.injector.remove = append(t.injector.remove, t.keys.headers...)
-	return err
+// provisionEngine translates the settings that are the engine's.
+func (t *Transport) provisionEngine(caddy.Context) error {
+	inject, err := resolveInjections(t.Inject, t.keys.names, t.Origin)
+	if err != nil {
+		return err
+	}
+	t.engine = &bearer.Transport{
+		Source: t.source.Source, Base: &t.HTTPTransport, Inject: inject, Remove: t.keys.headers, Observer: (*transportCounters)(t),
+	}
+	if t.AuthFailure != nil {
+		t.engine.AuthFailure = *t.AuthFailure
+	}
+	if t.ReplayBody != nil {
+		if t.engine.ReplayBody = *t.ReplayBody; t.engine.ReplayBody == 0 {
+			t.engine.ReplayBody = bearer.NoBody
+		}
+	}
+	return nil
 }
 
 func (t *Transport) provisionChecks(caddy.Context) (err error) {
@@ -151,8 +156,7 @@ func (t *Transport) provisionChecks(caddy.Context) (err error) {
 	if t.ReplayBody != nil && *t.ReplayBody < 0 {
 		return t.Origin.errorf("replay_body", "%d: expected a size of 0 or more", *t.ReplayBody)
 	}
-	t.failure, err = newRefusal(t.AuthFailure)
-	if err != nil {
+	if err := t.engine.AuthFailure.Check(); err != nil {
 		return t.Origin.errorf("auth_failure", "%w", err)
 	}
 	return nil
@@ -165,7 +169,7 @@ func (t *Transport) provisionBreakers(ctx caddy.Context) error {
 			upstreams += u.Dial + " "
 		}
 	}
-	t.breakers, t.giveBreakers = t.source.live.take(upstreams, t.Breaker.settings())
+	t.engine.Breakers, t.giveBreakers = t.source.live.take(upstreams, t.Breaker.settings())
 	return nil
 }
 
@@ -177,7 +181,7 @@ func (t *Transport) Cleanup() error {
 	return t.HTTPTransport.Cleanup()
 }
 
-// RoundTrip sends the request with a token, once or twice. Its error is the
+// RoundTrip lets the engine send the request with a token, once or twice. Its error is the
 // upstream connection's; whatever concerns tokens is an answer.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	t.source.users.Add(1)
@@ -192,37 +196,24 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return t.answer(req, keyMissing(err)), nil
 	}
-	ctx := req.Context()
-	token, err := t.source.Token(ctx, key)
+	res, err := t.engine.Send(req, key, values)
 	if err != nil {
-		return t.noToken(req, values, err)
+		return t.notSent(req, values, err)
 	}
-	renewable := t.source.CanRenew(token)
-	allowed, err := t.breakers.allow(key, token, renewable)
-	if err != nil {
-		if !renewable {
-			err = fmt.Errorf("%w: %w", tokensource.ErrAuthorizationRequired, err)
-		}
-		return t.answer(req, t.problemOf(err, values)), nil
-	}
-	a := attempt{t: t, req: req, key: key, values: values, body: captureBody(req, t.replayMax)}
-	if a.body != nil {
-		t.injector.cleanTrailer(req.Trailer) // announced
-		a.body.atEnd = func() { t.injector.cleanTrailer(req.Trailer) }
-	}
-	res, verdict, err := a.run(token)
-	allowed(verdict)
-	return res, err
+	return res, nil
 }
 
-// noToken answers a request for which there is no token. A caller that is
-// gone gets its own error, as with any transport.
-func (t *Transport) noToken(req *http.Request, values []string, err error) (*http.Response, error) {
-	if ctxErr := req.Context().Err(); ctxErr != nil && errors.Is(err, ctxErr) {
-		t.requests.count(resultError)
+// notSent answers a request that the engine did not send. Other errors are the
+// upstream's, or the caller's own.
+func (t *Transport) notSent(req *http.Request, values []string, err error) (*http.Response, error) {
+	var e *bearer.Error
+	switch {
+	case !errors.As(err, &e):
 		return nil, err
+	case errors.Is(err, bearer.ErrNotInjected):
+		return t.answer(req, notInjected(e.Err)), nil
 	}
-	return t.answer(req, t.problemOf(err, values)), nil
+	return t.answer(req, t.problemOf(e.Err, values)), nil
 }
 
 // answer makes the sidecar's own answer, and counts it.
@@ -240,14 +231,12 @@ func isHealthCheck(req *http.Request) bool {
 	return req.RemoteAddr == "" && req.Context().Value(caddyhttp.ServerCtxKey) == nil
 }
 
-// detached is a context for work that goes on when the request is gone.
-func detached(req *http.Request) context.Context { return context.WithoutCancel(req.Context()) }
-
 // Interface guards
 var (
 	_ caddy.Provisioner                                = (*Transport)(nil)
 	_ caddy.CleanerUpper                               = (*Transport)(nil)
 	_ http.RoundTripper                                = (*Transport)(nil)
+	_ bearer.Observer                                  = (*transportCounters)(nil)
 	_ reverseproxy.TLSTransport                        = (*Transport)(nil)
 	_ reverseproxy.H2CTransport                        = (*Transport)(nil)
 	_ reverseproxy.HealthCheckSchemeOverriderTransport = (*Transport)(nil)

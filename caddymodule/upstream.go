@@ -8,6 +8,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddy-bearer/caddy-bearer/internal/plainhttp"
 )
 
 // handlerOf returns the reverse proxy that a transport belongs to: the nearest,
@@ -40,7 +42,7 @@ func (t *Transport) checkUpstreams(ctx caddy.Context) error {
 		case err != nil || hasPlaceholder(u.Dial):
 			t.schemeKnown = false
 			continue
-		case addr.IsUnixNetwork(), !t.plainHTTP(strconv.Itoa(int(addr.StartPort))), plainHTTPAllowed(addr.Host, t.AllowHTTP):
+		case addr.IsUnixNetwork(), !t.plainHTTP(strconv.Itoa(int(addr.StartPort))), plainhttp.Allowed(addr.Host, t.AllowHTTP):
 			continue
 		}
 		return t.Origin.errorf("", "transport bearer %s: upstream %s: http would send tokens in the clear: expected https, a loopback address, or the host's name in allow_http", t.Source, u.Dial)
@@ -61,7 +63,7 @@ func (t *Transport) checkScheme(req *http.Request) *problem {
 		}
 		host = info.Host
 	}
-	if plainHTTPAllowed(host, t.AllowHTTP) {
+	if plainhttp.Allowed(host, t.AllowHTTP) {
 		return nil
 	}
 	return &problem{

@@ -1,4 +1,4 @@
-package caddymodule
+package bearer
 
 import (
 	"context"
@@ -24,6 +24,8 @@ type capturedBody struct {
 	src io.ReadCloser
 	// atEnd is called when the source has ended, before its reader hears of it.
 	atEnd func()
+	// trailer is what is sent after it; nil: the request announced no trailers.
+	trailer http.Header
 
 	// reading is held by whoever reads the source, which may take as long as
 	// the client likes; mu guards the rest and is only ever held briefly.

@@ -1,8 +1,9 @@
-package caddymodule
+package bearer
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"slices"
@@ -11,8 +12,8 @@ import (
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
 )
 
-// attempt is one request's way through the transport: sent with a token, and
-// if the token is refused, sent once more with another.
+// attempt is the sending of one request: with a token, and once more with another
+// if the API refuses the first.
 type attempt struct {
 	t      *Transport
 	req    *http.Request
@@ -21,18 +22,6 @@ type attempt struct {
 	body   *capturedBody
 }
 
-// The results of a refused request, for the metric.
-const (
-	replayOK         = "ok"           // sent again, and accepted
-	replayRefused    = "refused"      // sent again, and refused again
-	replayError      = "error"        // sent again, and no answer came
-	replayNoToken    = "no_token"     // no other token to be had
-	replayNoBody     = "body_gone"    // the body cannot be sent again
-	replayNeedPerson = "needs_person" // only a person can replace the token
-)
-
-var replayResults = []string{replayOK, replayRefused, replayError, replayNoToken, replayNoBody, replayNeedPerson}
-
 // run sends the request. The verdict is for the API's breaker.
 func (a *attempt) run(token *tokensource.Token) (*http.Response, tokensource.Verdict, error) {
 	defer a.body.release()
@@ -40,9 +29,10 @@ func (a *attempt) run(token *tokensource.Token) (*http.Response, tokensource.Ver
 	var bad injectError
 	switch {
 	case errors.As(err, &bad):
-		return a.t.answer(a.req, notInjected(bad)), tokensource.Neutral, nil
+		a.t.observer.Request(ResultNotSent)
+		return nil, tokensource.Neutral, a.t.newError(a.key, ErrNotInjected, bad.error)
 	case err != nil:
-		a.t.requests.count(resultError)
+		a.t.observer.Request(ResultError)
 		return nil, tokensource.Neutral, err
 	}
 	if !refused {
@@ -56,16 +46,16 @@ func (a *attempt) run(token *tokensource.Token) (*http.Response, tokensource.Ver
 	res, refused, err = a.send(next)
 	switch {
 	case err != nil:
-		a.t.replays.count(replayError)
-		a.t.requests.count(resultError)
+		a.t.observer.Replay(ReplayError)
+		a.t.observer.Request(ResultError)
 		if a.body.touched() {
 			err = lastError{err}
 		}
 		return nil, tokensource.Neutral, err
 	case refused:
-		return a.passOn(res, replayRefused)
+		return a.passOn(res, ReplayRefused)
 	}
-	a.t.replays.count(replayOK)
+	a.t.observer.Replay(ReplayOK)
 	return a.accepted(res, next)
 }
 
@@ -80,9 +70,12 @@ func (a *attempt) send(token *tokensource.Token) (*http.Response, bool, error) {
 	}
 	if a.body != nil {
 		out.Body = a.body.open()
+		if a.body.trailer != nil {
+			out.Trailer = a.body.trailer
+		}
 	}
 	a.t.failure.prepare(out)
-	res, err := a.t.HTTPTransport.RoundTrip(out)
+	res, err := a.t.base.RoundTrip(out)
 	if err != nil {
 		return nil, false, err
 	}
@@ -95,7 +88,7 @@ func (a *attempt) send(token *tokensource.Token) (*http.Response, bool, error) {
 }
 
 func (a *attempt) accepted(res *http.Response, token *tokensource.Token) (*http.Response, tokensource.Verdict, error) {
-	a.t.requests.count(resultOK)
+	a.t.observer.Request(ResultOK)
 	keepPrivate(res.Header)
 	if res.StatusCode >= http.StatusInternalServerError {
 		return res, tokensource.Neutral, nil // out of order: says nothing of the token
@@ -106,7 +99,7 @@ func (a *attempt) accepted(res *http.Response, token *tokensource.Token) (*http.
 
 var private = []string{"private"}
 
-// keepPrivate has shared caches between the app and the sidecar treat the
+// keepPrivate has shared caches between the app and this transport treat the
 // answer as what it is, one to a request with Authorization: such a cache saw
 // none, and would store what RFC 9111, section 3.5 forbids.
 func keepPrivate(h http.Header) {
@@ -128,44 +121,44 @@ func keepPrivate(h http.Header) {
 
 // anotherToken renews the refused token and makes the body ready to be sent
 // again; why is not empty if that is impossible.
-func (a *attempt) anotherToken(refused *tokensource.Token) (next *tokensource.Token, why string) {
-	src := a.t.source
+func (a *attempt) anotherToken(refused *tokensource.Token) (next *tokensource.Token, why Replay) {
+	src := a.t.Source
 	if !src.CanRenew(refused) {
-		return nil, replayNeedPerson
+		return nil, ReplayNeedPerson
 	}
-	ctx := a.req.Context()
+	ctx, key := a.req.Context(), a.key
 	if !a.body.replayable() {
 		// The next request wants a good token all the same.
-		go func() { _, _ = src.Renew(detached(a.req), a.key, refused) }()
-		return nil, replayNoBody
+		go func() { _, _ = src.Renew(context.WithoutCancel(ctx), key, refused) }()
+		return nil, ReplayBodyGone
 	}
-	next, err := src.Renew(ctx, a.key, refused)
+	next, err := src.Renew(ctx, key, refused)
 	switch {
 	case errors.Is(err, tokensource.ErrAuthorizationRequired):
-		return nil, replayNeedPerson
+		return nil, ReplayNeedPerson
 	case err != nil: // also when the endpoint issued the refused token again
-		return nil, replayNoToken
+		return nil, ReplayNoToken
 	}
 	if err := a.body.rewind(ctx); err != nil {
-		return nil, replayNoBody
+		return nil, ReplayBodyGone
 	}
 	return next, ""
 }
 
-// proxyStatusOf explains in Proxy-Status why a refusal was passed on.
-var proxyStatusOf = map[string]string{
-	replayRefused:    "token refused again after its renewal",
-	replayNoToken:    "token refused and not renewed",
-	replayNoBody:     "token refused; the request's body cannot be sent again",
-	replayNeedPerson: "token refused; only a person can replace it",
+// proxyStatusOf explains in Proxy-Status (RFC 9209) why a refusal was passed on.
+var proxyStatusOf = map[Replay]string{
+	ReplayRefused:    "token refused again after its renewal",
+	ReplayNoToken:    "token refused and not renewed",
+	ReplayBodyGone:   "token refused; the request's body cannot be sent again",
+	ReplayNeedPerson: "token refused; only a person can replace it",
 }
 
 // passOn hands the API's refusal to the app, as it came.
-func (a *attempt) passOn(res *http.Response, why string) (*http.Response, tokensource.Verdict, error) {
-	a.t.replays.count(why)
-	a.t.requests.count(resultRefused)
-	res.Header.Add("Proxy-Status", proxyStatus("received-status", res.StatusCode, proxyStatusOf[why]))
-	if why == replayNoBody {
+func (a *attempt) passOn(res *http.Response, why Replay) (*http.Response, tokensource.Verdict, error) {
+	a.t.observer.Replay(why)
+	a.t.observer.Request(ResultRefused)
+	res.Header.Add("Proxy-Status", fmt.Sprintf("caddy-bearer; received-status=%d; details=%q", res.StatusCode, proxyStatusOf[why]))
+	if why == ReplayBodyGone {
 		return res, tokensource.Neutral, nil // a new token may well be good
 	}
 	return res, tokensource.Fails, nil
@@ -173,7 +166,7 @@ func (a *attempt) passOn(res *http.Response, why string) (*http.Response, tokens
 
 // lastError is an error after which the request must not be sent to another
 // upstream: its body was read. Caddy retries what it finds to be a DialError,
-// and would send nothing for a body. So the error keeps what it says, and
+// net/http what may be sent again, and both would send nothing for a body. So the error keeps what it says, and
 // whether it was a time-out or the client's end, and hides what it is.
 type lastError struct{ err error }
 

@@ -1,4 +1,4 @@
-package caddymodule
+package bearer
 
 import (
 	"bytes"
@@ -27,6 +27,22 @@ type AuthFailure struct {
 	Except []tokenendpoint.Matcher `json:"except,omitempty"`
 }
 
+// Check reports a predicate that says nothing, or several things.
+func (af *AuthFailure) Check() error {
+	for _, p := range slices.Concat(af.Any, af.Except) {
+		said := 0
+		for _, has := range []bool{len(p.Status) > 0, p.Header != "", p.JSON != ""} {
+			if has {
+				said++
+			}
+		}
+		if said != 1 {
+			return errors.New("a predicate says nothing, or several things: expected a status, a header or a json path")
+		}
+	}
+	return nil
+}
+
 // refusal decides whether an answer is the API's refusal of the token.
 type refusal struct {
 	any, except []tokenendpoint.Matcher
@@ -45,14 +61,14 @@ func newRefusal(af *AuthFailure) (refusal, error) {
 		{Header: "Www-Authenticate", Values: []string{"*insufficient_scope*"}},
 	}}
 	if af != nil {
+		if err := af.Check(); err != nil {
+			return r, err
+		}
 		r.any = af.Any
 		r.except = append(r.except, af.Except...)
 	}
 	if len(r.any) == 0 {
 		r.any = []tokenendpoint.Matcher{{Status: []int{http.StatusUnauthorized}}}
-	}
-	if err := checkPredicates(slices.Concat(r.any, r.except)); err != nil {
-		return r, err
 	}
 	for _, p := range slices.Concat(r.any, r.except) {
 		r.looksInside = r.looksInside || p.JSON != ""
@@ -65,22 +81,6 @@ func newRefusal(af *AuthFailure) (refusal, error) {
 		r.statuses = append(r.statuses, p.Status...)
 	}
 	return r, nil
-}
-
-// checkPredicates sees to it that each says one thing.
-func checkPredicates(ps []tokenendpoint.Matcher) error {
-	for _, p := range ps {
-		said := 0
-		for _, has := range []bool{len(p.Status) > 0, p.Header != "", p.JSON != ""} {
-			if has {
-				said++
-			}
-		}
-		if said != 1 {
-			return errors.New("a predicate says nothing, or several things: expected a status, a header or a json path")
-		}
-	}
-	return nil
 }
 
 // prepare asks the API for answers that can be looked into: of the encodings

@@ -1,0 +1,170 @@
+package bearer
+
+import (
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource"
+)
+
+// Breakers are the circuit breakers at one API, one for each key that has
+// something to count: one user's revoked consent shuts nobody else out, and a
+// million users who are well cost nothing. A breaker opens when the API keeps
+// refusing tokens; then one request at a time tries whether it still does.
+type Breakers struct {
+	settings tokensource.BreakerSettings
+	log      *slog.Logger
+	counting atomic.Int64 // how many there are: mostly none
+	mu       sync.Mutex
+	byKey    map[tokensource.Key]*keyBreaker
+}
+
+// keyBreaker is one key's. It remembers the token whose refusals it counts.
+type keyBreaker struct {
+	*tokensource.Breaker
+	token *tokensource.Token
+	last  atomic.Int64 // when it last got a verdict (Unix nanoseconds)
+}
+
+// probeDeadline is how long a half-open breaker waits for its probe.
+const probeDeadline = 10 * time.Second
+
+// NewBreakers makes the breakers for one API. What is zero in the settings
+// gets its default. Changes of state are logged; log may be nil.
+func NewBreakers(s tokensource.BreakerSettings, log *slog.Logger) *Breakers {
+	s.SetDefaults()
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &Breakers{settings: s, log: log, byKey: make(map[tokensource.Key]*keyBreaker)}
+}
+
+// Settings returns the settings, with their defaults.
+func (bs *Breakers) Settings() tokensource.BreakerSettings { return bs.settings }
+
+// allow asks whether a request may be sent. If so, done takes its verdict. A
+// token that only a person can replace (renewable is false) and that was
+// replaced starts with a clean slate: what was counted is of the old one.
+func (bs *Breakers) allow(k tokensource.Key, token *tokensource.Token, renewable bool) (done func(tokensource.Verdict), err error) {
+	if bs.counting.Load() == 0 {
+		return bs.first(k, token), nil
+	}
+	bs.mu.Lock()
+	b := bs.byKey[k]
+	if b != nil && b.token != token && (!renewable || token.ByCode()) {
+		bs.drop(k)
+		b = nil
+	}
+	bs.mu.Unlock()
+	if b == nil {
+		return bs.first(k, token), nil
+	}
+	report, err := b.Allow(probeDeadline)
+	if err != nil {
+		return nil, err
+	}
+	return func(v tokensource.Verdict) {
+		bs.report(k, b, report, v)
+		if v == tokensource.Works {
+			bs.forget(k, b)
+		}
+	}, nil
+}
+
+// report passes a verdict on, and tells when it changes the breaker's state.
+func (bs *Breakers) report(k tokensource.Key, b *keyBreaker, done func(tokensource.Verdict), v tokensource.Verdict) {
+	before := b.State()
+	b.last.Store(time.Now().UnixNano())
+	done(v)
+	if after := b.State(); after != before {
+		bs.log.Warn("the API's circuit breaker", "key", k.String(), "was", before, "is", after)
+	}
+}
+
+// first makes a breaker when there is something to count.
+func (bs *Breakers) first(k tokensource.Key, token *tokensource.Token) func(tokensource.Verdict) {
+	return func(v tokensource.Verdict) {
+		if v != tokensource.Fails {
+			return
+		}
+		bs.mu.Lock()
+		b := bs.byKey[k]
+		if b == nil {
+			bs.makeRoom()
+			b = &keyBreaker{Breaker: tokensource.NewBreaker(bs.settings), token: token}
+			bs.byKey[k] = b
+			bs.counting.Store(int64(len(bs.byKey)))
+		}
+		bs.mu.Unlock()
+		if done, err := b.Allow(probeDeadline); err == nil {
+			bs.report(k, b, done, v)
+		}
+	}
+}
+
+// maxBreakers bounds the breakers of keys that failed and never came back.
+const maxBreakers = 10_000
+
+// makeRoom drops a breaker, preferably a closed one, when there are too many.
+// The caller holds bs.mu.
+func (bs *Breakers) makeRoom() {
+	if len(bs.byKey) < maxBreakers {
+		return
+	}
+	if bs.sweep(); len(bs.byKey) < maxBreakers {
+		return
+	}
+	var victim tokensource.Key
+	looked := 0
+	for k, b := range bs.byKey {
+		victim = k
+		if looked++; looked > 16 || b.State() == tokensource.BreakerClosed {
+			break
+		}
+	}
+	bs.drop(victim)
+}
+
+// drop removes a breaker. The caller holds bs.mu.
+func (bs *Breakers) drop(k tokensource.Key) {
+	delete(bs.byKey, k)
+	bs.counting.Store(int64(len(bs.byKey)))
+}
+
+// forget drops a breaker with nothing to count.
+func (bs *Breakers) forget(k tokensource.Key, b *keyBreaker) {
+	bs.mu.Lock()
+	defer bs.mu.Unlock()
+	if bs.byKey[k] == b && b.Idle() {
+		bs.drop(k)
+	}
+}
+
+// Worst returns the state of the breaker that is worst off: closed if all is
+// well.
+func (bs *Breakers) Worst() tokensource.BreakerState {
+	bs.mu.Lock()
+	defer bs.mu.Unlock()
+	bs.sweep()
+	worst := tokensource.BreakerClosed
+	for _, b := range bs.byKey {
+		worst = max(worst, b.State())
+	}
+	return worst
+}
+
+// sweep drops the breakers of keys that have not come back for long after
+// theirs would have let a probe through. The caller holds bs.mu.
+func (bs *Breakers) sweep() {
+	oldest := time.Now().Add(-forgetAfter * bs.settings.OpenFor).UnixNano()
+	for k, b := range bs.byKey {
+		if last := b.last.Load(); last != 0 && last < oldest {
+			bs.drop(k)
+		}
+	}
+}
+
+// forgetAfter is after how many times open_for.
+const forgetAfter = 10

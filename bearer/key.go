@@ -1,0 +1,65 @@
+package bearer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource"
+)
+
+// keyContext is the context's key for a keyed.
+type keyContext struct{}
+
+// keyed is a key with its values, which are wanted for each request.
+type keyed struct {
+	tokensource.Key
+	values []string
+}
+
+// WithKey returns a context whose requests get the token of a key, where the
+// source has keys and [Transport.Key] is not set.
+func WithKey(ctx context.Context, key tokensource.Key) context.Context {
+	return context.WithValue(ctx, keyContext{}, &keyed{key, key.Values()})
+}
+
+// key returns the request's key and its values. A source with keys never takes
+// the zero key: it would be one token for whoever was forgotten.
+func (t *Transport) key(req *http.Request) (tokensource.Key, []string, error) {
+	names := t.Source.KeyNames()
+	if t.Key == nil {
+		if len(names) == 0 {
+			return tokensource.Key{}, nil, nil
+		}
+		k, ok := req.Context().Value(keyContext{}).(*keyed)
+		if !ok {
+			return tokensource.Key{}, nil, fmt.Errorf("the request has none: expected %s, by WithKey or Transport.Key", strings.Join(names, ", "))
+		}
+		return k.Key, k.values, checkKey(names, k.values)
+	}
+	k, err := t.Key(req)
+	if err != nil {
+		return tokensource.Key{}, nil, err
+	}
+	values := k.Values()
+	return k, values, checkKey(names, values)
+}
+
+// checkKey holds a key's values against the names. Its errors never show a
+// value: a key names a person.
+func checkKey(names, values []string) error {
+	switch {
+	case len(values) != len(names) && len(names) == 0:
+		return errors.New("the source has no keys: expected the zero Key")
+	case len(values) != len(names):
+		return fmt.Errorf("got %d values: expected one for each of %s", len(values), strings.Join(names, ", "))
+	}
+	for i, v := range values {
+		if v == "" {
+			return fmt.Errorf("%s is empty", names[i])
+		}
+	}
+	return nil
+}
