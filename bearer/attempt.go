@@ -12,8 +12,8 @@ import (
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
 )
 
-// attempt is the sending of one request: with a token, and once more with another
-// if the API refuses the first.
+// attempt is the sending of one request: with a token, and once more with
+// another if the API refuses the first.
 type attempt struct {
 	t      *Transport
 	req    *http.Request
@@ -26,16 +26,10 @@ type attempt struct {
 func (a *attempt) run(token *tokensource.Token) (*http.Response, tokensource.Verdict, error) {
 	defer a.body.release()
 	res, refused, err := a.send(token)
-	var bad injectError
 	switch {
-	case errors.As(err, &bad):
-		a.t.observer.Request(ResultNotSent)
-		return nil, tokensource.Neutral, a.t.newError(a.key, ErrNotInjected, bad.error)
 	case err != nil:
-		a.t.observer.Request(ResultError)
-		return nil, tokensource.Neutral, err
-	}
-	if !refused {
+		return nil, tokensource.Neutral, a.failed(err)
+	case !refused:
 		return a.accepted(res, token)
 	}
 	next, why := a.anotherToken(token)
@@ -85,6 +79,18 @@ func (a *attempt) send(token *tokensource.Token) (*http.Response, bool, error) {
 		return nil, false, err
 	}
 	return res, refused, nil
+}
+
+// failed counts the failure of the first sending, and returns it as the caller
+// gets it.
+func (a *attempt) failed(err error) error {
+	var bad injectError
+	if errors.As(err, &bad) {
+		a.t.observer.Request(ResultNotSent)
+		return a.t.newError(a.key, ErrNotInjected, bad.error)
+	}
+	a.t.observer.Request(ResultError)
+	return err
 }
 
 func (a *attempt) accepted(res *http.Response, token *tokensource.Token) (*http.Response, tokensource.Verdict, error) {
