@@ -27,26 +27,15 @@ type AuthFailure struct {
 	Except []tokenendpoint.Matcher `json:"except,omitempty"`
 }
 
-// Check reports a predicate that says nothing, or several things.
+// Check reports a matcher that says nothing, or several things.
 func (af *AuthFailure) Check() error {
-	for _, p := range slices.Concat(af.Any, af.Except) {
-		said := 0
-		for _, has := range []bool{len(p.Status) > 0, p.Header != "", p.JSON != ""} {
-			if has {
-				said++
-			}
-		}
-		if said != 1 {
-			return errors.New("a predicate says nothing, or several things: expected a status, a header or a json path")
-		}
-	}
-	return nil
+	return tokenendpoint.CheckMatchers(slices.Concat(af.Any, af.Except))
 }
 
 // refusal decides whether an answer is the API's refusal of the token.
 type refusal struct {
 	any, except []tokenendpoint.Matcher
-	// looksInside: a predicate is about the JSON body.
+	// looksInside: a matcher is about the JSON body.
 	looksInside bool
 	// statuses, where only those matter before the exclusions: the common case
 	// costs a comparison.
@@ -104,7 +93,7 @@ func (r *refusal) prepare(out *http.Request) {
 
 var zeroQuality = regexp.MustCompile(`^\s*[qQ]\s*=\s*0(\.0*)?\s*$`)
 
-// matches judges an answer. The body is looked into where a predicate wants
+// matches judges an answer. The body is looked into where a matcher wants
 // that, and reaches the app whole.
 func (r *refusal) matches(res *http.Response) (bool, error) {
 	if r.statuses != nil && !slices.Contains(r.statuses, res.StatusCode) {

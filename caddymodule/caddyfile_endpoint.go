@@ -149,9 +149,9 @@ func (e *Endpoint) parseResponse(d *caddyfile.Dispenser, _ []string) error {
 			r.ErrorWhen = append(r.ErrorWhen, tokenendpoint.Matcher{JSON: args[0], Values: args[1:]})
 			return nil
 		}},
-		"transient": predicateOption(&r.Transient),
-		"permanent": predicateOption(&r.Permanent),
-		"throttled": predicateOption(&r.Throttled),
+		"transient": matcherOption(&r.Transient),
+		"permanent": matcherOption(&r.Permanent),
+		"throttled": matcherOption(&r.Throttled),
 	}.parse(d, "response", nil, nil)
 }
 
@@ -163,12 +163,12 @@ func expiryKinds() string {
 	return strings.Join(names, ", ")
 }
 
-const predicateUsage = "status <codes...> | header <name> [<patterns...>] | json <path> [<values...>]"
+const matcherUsage = "status <codes...> | header <name> [<patterns...>] | json <path> [<values...>]"
 
-// predicateOption takes a predicate, and may be repeated.
-func predicateOption(list *[]tokenendpoint.Matcher) option {
-	return option{usage: predicateUsage, min: 2, max: -1, repeat: true, parse: func(d *caddyfile.Dispenser, args []string) error {
-		p, err := parsePredicate(d, args[0], args[1:])
+// matcherOption takes a matcher, and may be repeated.
+func matcherOption(list *[]tokenendpoint.Matcher) option {
+	return option{usage: matcherUsage, min: 2, max: -1, repeat: true, parse: func(d *caddyfile.Dispenser, args []string) error {
+		p, err := parseMatcher(d, args[0], args[1:])
 		if err == nil {
 			*list = append(*list, p)
 		}
@@ -176,11 +176,11 @@ func predicateOption(list *[]tokenendpoint.Matcher) option {
 	}}
 }
 
-// predicateOptions are the three kinds of predicate as options of a block.
-func predicateOptions(list *[]tokenendpoint.Matcher) options {
+// matcherOptions are the three kinds of matcher as options of a block.
+func matcherOptions(list *[]tokenendpoint.Matcher) options {
 	of := func(kind, usage string) option {
 		return option{usage: usage, min: 1, max: -1, repeat: kind != "status", parse: func(d *caddyfile.Dispenser, args []string) error {
-			p, err := parsePredicate(d, kind, args)
+			p, err := parseMatcher(d, kind, args)
 			if err == nil {
 				*list = append(*list, p)
 			}
@@ -194,7 +194,7 @@ func predicateOptions(list *[]tokenendpoint.Matcher) options {
 	}
 }
 
-func parsePredicate(d *caddyfile.Dispenser, kind string, args []string) (tokenendpoint.Matcher, error) {
+func parseMatcher(d *caddyfile.Dispenser, kind string, args []string) (tokenendpoint.Matcher, error) {
 	switch kind {
 	case "status":
 		codes, err := statusList(d, args)
@@ -207,5 +207,5 @@ func parsePredicate(d *caddyfile.Dispenser, kind string, args []string) (tokenen
 	case "json":
 		return tokenendpoint.Matcher{JSON: args[0], Values: args[1:]}, nil
 	}
-	return tokenendpoint.Matcher{}, d.Errf("%q: expected %s", kind, predicateUsage)
+	return tokenendpoint.Matcher{}, d.Errf("%q: expected %s", kind, matcherUsage)
 }

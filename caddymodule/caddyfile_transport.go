@@ -96,8 +96,8 @@ func callersOption(field *[]string) option {
 func (t *Transport) parseAuthFailure(d *caddyfile.Dispenser, _ []string) error {
 	af := new(AuthFailure)
 	t.AuthFailure = af
-	os := predicateOptions(&af.Any)
-	os["except"] = predicateOption(&af.Except)
+	os := matcherOptions(&af.Any)
+	os["except"] = matcherOption(&af.Except)
 	return os.parse(d, "auth_failure", nil, nil)
 }
 

@@ -251,7 +251,7 @@ func (e *Endpoint) buildResponse(_ *GrantContext, ep *tokenendpoint.Endpoint) er
 	default:
 		return e.Origin.errorf("response", "format %q: expected auto, json, form or text", r.Format)
 	}
-	if err := checkPredicates(slices.Concat(r.ErrorWhen, r.Transient, r.Permanent, r.Throttled)); err != nil {
+	if err := tokenendpoint.CheckMatchers(slices.Concat(r.ErrorWhen, r.Transient, r.Permanent, r.Throttled)); err != nil {
 		return e.Origin.errorf("response", "%w", err)
 	}
 	ep.Response = tokenendpoint.ResponseOptions{

@@ -74,6 +74,3 @@ func resolveValue(value string, keyNames []string) (tokenendpoint.Template, erro
 		return value, known, err
 	})
 }
-
-// checkPredicates sees to it that each says one thing.
-func checkPredicates(ps []tokenendpoint.Matcher) error { return (&AuthFailure{Any: ps}).Check() }

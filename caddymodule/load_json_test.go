@@ -89,7 +89,7 @@ func TestRejectJSON(t *testing.T) {
 		"header's name":                 {grant: `"headers": [{"name": "X A", "value": "b"}]`},
 		"format":                        {grant: `"response": {"format": "xml"}`},
 		"expires_kind":                  {grant: `"response": {"expires_kind": "minutes"}`},
-		"permanent without a predicate": {grant: `"response": {"permanent": [{}]}`},
+		"permanent without a matcher":   {grant: `"response": {"permanent": [{}]}`},
 		"throttled by two at once":      {grant: `"response": {"throttled": [{"status": [400], "json": "error"}]}`},
 		"error_when without a path":     {grant: `"response": {"error_when": [{"values": ["1"]}]}`},
 		"callers by name":               {transport: `"callers": ["localhost"]`},

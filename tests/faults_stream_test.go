@@ -16,7 +16,7 @@ import (
 	"github.com/caddy-bearer/caddy-bearer/tests/provider"
 )
 
-// lookingInside has the transport read JSON answers for a predicate: no stream may be held back by it.
+// lookingInside has the transport read JSON answers for a matcher: no stream may be held back by it.
 const lookingInside = "auth_failure {\n\tstatus 401\n\tjson error.code 190\n}"
 
 // overH2C is a setup with HTTP/2 in the clear on both sides, towards an API of the test's own.

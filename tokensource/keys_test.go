@@ -244,7 +244,7 @@ func TestTokenOfAPersonIsNotEvicted(t *testing.T) {
 			time.Sleep(2 * time.Second)
 		}
 		for n := range 100 {
-			wantErr(t, s, tokensource.NewKey("stranger " + fmt.Sprint(n)), tokensource.ErrAuthorizationRequired)
+			wantErr(t, s, tokensource.NewKey("stranger "+fmt.Sprint(n)), tokensource.ErrAuthorizationRequired)
 			time.Sleep(2 * time.Second)
 		}
 		for i, k := range users {

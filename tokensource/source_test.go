@@ -220,7 +220,10 @@ func TestGrace(t *testing.T) {
 			}
 			return answer("tok", "", time.Hour), nil
 		}}
-		s := newSource(t, tokensource.Config{Grant: g, Grace: 10 * time.Minute, MaxWait: -1})
+		s := newSource(t, tokensource.Config{
+			Grant: g, Grace: 10 * time.Minute, MaxWait: -1,
+			Breaker: tokensource.BreakerSettings{TripAfter: 1000},
+		}) // an open breaker has an error of its own
 		want(t, s, noKey, "tok")
 		time.Sleep(time.Hour + 5*time.Minute)
 		want(t, s, noKey, "tok")

@@ -14,7 +14,7 @@ import (
 
 // Matcher is one thing that can be said of an answer: its status, a header,
 // or a member of its JSON body. Exactly one of Status, Header and JSON is
-// set. The same predicates judge token endpoints and APIs.
+// set. The same matchers judge token endpoints and APIs.
 type Matcher struct {
 	// Status: the answer's status is one of these.
 	Status []int `json:"status,omitempty"`
@@ -28,7 +28,7 @@ type Matcher struct {
 	Values []string `json:"values,omitempty"`
 }
 
-// Matches reports whether the predicate holds. body is the decoded JSON body,
+// Matches reports whether the matcher holds. body is the decoded JSON body,
 // nil when there is none.
 func (p Matcher) Matches(status int, header http.Header, body any) bool {
 	switch {
@@ -50,7 +50,23 @@ func (p Matcher) Matches(status int, header http.Header, body any) bool {
 	return false
 }
 
-// AnyMatches reports whether one of the predicates holds.
+// CheckMatchers reports a matcher that says nothing, or several things.
+func CheckMatchers(ms []Matcher) error {
+	for _, m := range ms {
+		said := 0
+		for _, has := range []bool{len(m.Status) > 0, m.Header != "", m.JSON != ""} {
+			if has {
+				said++
+			}
+		}
+		if said != 1 {
+			return errors.New("a matcher says nothing, or several things: expected a status, a header or a json path")
+		}
+	}
+	return nil
+}
+
+// AnyMatches reports whether one of the matchers holds.
 func AnyMatches(ps []Matcher, status int, header http.Header, body any) bool {
 	return slices.ContainsFunc(ps, func(p Matcher) bool { return p.Matches(status, header, body) })
 }
