@@ -97,7 +97,7 @@ func TestWhatTheBreakerCounts(t *testing.T) {
 	}
 }
 
-// FAULTS row 26: a probe that hangs counts as failed in time, and the next
+// docs/faults.md, fault 26: a probe that hangs counts as failed in time, and the next
 // one is let through.
 func TestProbeThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -152,7 +152,7 @@ func TestProbeThatSaysNothing(t *testing.T) {
 	})
 }
 
-// FAULTS row 21: refusals between successes do not open it.
+// docs/faults.md, fault 21: refusals between successes do not open it.
 func TestBreakerDoesNotFlap(t *testing.T) {
 	b := tokensource.NewBreaker(tokensource.BreakerSettings{TripAfter: 2, OpenFor: time.Second})
 	for _, v := range []tokensource.Verdict{tokensource.Fails, tokensource.Works, tokensource.Fails, tokensource.Neutral, tokensource.Works, tokensource.Fails} {

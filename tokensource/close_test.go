@@ -11,7 +11,7 @@ import (
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
-// FAULTS row 38: what is in flight is finished and written, then it ends.
+// docs/faults.md, fault 38: what is in flight is finished and written, then it ends.
 func TestCloseWaitsForTheFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, store := &fakeGrant{onToken: slowly(5 * time.Second)}, newMemStore()
@@ -117,7 +117,7 @@ func TestClosedSource(t *testing.T) {
 	})
 }
 
-// FAULTS row 38: Close lets nobody begin what it would cut off.
+// docs/faults.md, fault 38: Close lets nobody begin what it would cut off.
 func TestNoCallBeginsAtTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		shared := newMemStore()

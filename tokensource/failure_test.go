@@ -81,7 +81,7 @@ func (a *attempts) gaps() (gaps []time.Duration) {
 // never is a breaker that stays out of the way.
 var never = tokensource.BreakerSettings{TripAfter: 1 << 30}
 
-// FAULTS rows 1 and 2: while renewals fail the token serves; the attempts
+// docs/faults.md, faults 1 and 2: while renewals fail the token serves; the attempts
 // back off with full jitter, up to five minutes apart.
 func TestBackOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -122,7 +122,7 @@ func TestBackOff(t *testing.T) {
 	})
 }
 
-// FAULTS row 3: Retry-After is obeyed, and capped at five minutes.
+// docs/faults.md, fault 3: Retry-After is obeyed, and capped at five minutes.
 func TestRetryAfterIsObeyed(t *testing.T) {
 	for name, c := range map[string]struct {
 		failure   error

@@ -9,7 +9,7 @@ import (
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
 )
 
-// FAULTS row 34: what was not written for a while does not overwrite what
+// docs/faults.md, fault 34: what was not written for a while does not overwrite what
 // another replica wrote since.
 func TestLateWriteDoesNotOverwriteANewer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

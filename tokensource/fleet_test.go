@@ -76,7 +76,7 @@ func (p *rotating) want(t *testing.T, calls, alarms int) {
 	}
 }
 
-// FAULTS row 44: replicas share one rotating refresh token, and the provider
+// docs/faults.md, fault 44: replicas share one rotating refresh token, and the provider
 // sees each once.
 func TestFleetRenewsOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -153,7 +153,7 @@ func killed(t *testing.T, grace time.Duration) (*memStore, *rotating, *fakeGrant
 	return left, p, g
 }
 
-// FAULTS rows 32 and 37: a process is killed between the provider's answer and
+// docs/faults.md, faults 32 and 37: a process is killed between the provider's answer and
 // the write. The next one knows, and sends the old refresh token once more, in
 // time for a provider that takes it a while longer.
 func TestKilledInMidRenewal(t *testing.T) {

@@ -12,7 +12,7 @@ import (
 
 // A fleet whose store fails, for some or for all.
 
-// FAULTS row 34: a process is taken for dead while it waits for the provider,
+// docs/faults.md, fault 34: a process is taken for dead while it waits for the provider,
 // for the store does not take its beats. Whoever stores first has the token;
 // the other takes that, and nobody's write is undone.
 func TestTakenForDead(t *testing.T) {
@@ -81,7 +81,7 @@ func (c *cuttable) Swap(ctx context.Context, key string, old, value []byte) erro
 	return c.memStore.Swap(ctx, key, old, value)
 }
 
-// FAULTS row 45: the side without a store does not rotate; what is valid serves.
+// docs/faults.md, fault 45: the side without a store does not rotate; what is valid serves.
 func TestSideWithoutAStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &rotating{expiry: time.Hour}
@@ -140,7 +140,7 @@ func TestStoreDownBetweenAnswerAndWrite(t *testing.T) {
 	})
 }
 
-// FAULTS row 31: the store fails over and loses the last write. That is told
+// docs/faults.md, fault 31: the store fails over and loses the last write. That is told
 // of, and the newer token is written back.
 func TestLostWriteIsNoticed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

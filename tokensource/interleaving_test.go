@@ -219,7 +219,7 @@ func TestEmptyRefusalAfterACut(t *testing.T) {
 	})
 }
 
-// FAULTS row 42: another replica's clock is ahead. Its token is not younger than
+// docs/faults.md, fault 42: another replica's clock is ahead. Its token is not younger than
 // new, and can be replaced.
 func TestForcedRenewalWithClockSkew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

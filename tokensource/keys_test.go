@@ -133,7 +133,7 @@ func TestNeverAnotherUsersToken(t *testing.T) {
 	wg.Wait()
 }
 
-// FAULTS row 47: the table is bounded; the key unused for longest goes first,
+// docs/faults.md, fault 47: the table is bounded; the key unused for longest goes first,
 // and its token comes back from the store.
 func TestEviction(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

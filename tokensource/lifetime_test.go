@@ -18,7 +18,7 @@ func endpointSource(t *testing.T, ep *tokenendpoint.Endpoint, cfg tokensource.Co
 	return newSource(t, cfg)
 }
 
-// FAULTS row 13: no expires_in makes a storm of token calls, and none makes a
+// docs/faults.md, fault 13: no expires_in makes a storm of token calls, and none makes a
 // token eternal. Ten minutes of a source that renews by its timer, with a
 // request each 100 ms.
 func TestNoStormWhateverExpiresIn(t *testing.T) {

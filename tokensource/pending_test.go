@@ -49,7 +49,7 @@ func killedForAnn(t *testing.T, grace time.Duration, keys ...[]byte) (*memStore,
 	return left, p, cfg
 }
 
-// FAULTS row 37, with a key: the start knows, though nobody asks for that key,
+// docs/faults.md, fault 37, with a key: the start knows, though nobody asks for that key,
 // and its token would have lived for long.
 func TestKilledForOneKey(t *testing.T) {
 	for name, keys := range map[string][][]byte{"plain": nil, "sealed": {storageKey(1)}} {

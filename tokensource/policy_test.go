@@ -81,7 +81,7 @@ func TestStateAt(t *testing.T) {
 	}
 }
 
-// FAULTS rows 42 and 43: the wall clock jumps an hour either way, or the host was
+// docs/faults.md, faults 42 and 43: the wall clock jumps an hour either way, or the host was
 // suspended: a token that died meanwhile is renewed before it is used.
 func TestStateAtAfterAJump(t *testing.T) {
 	now := time.Now()
@@ -194,7 +194,7 @@ func TestNextWake(t *testing.T) {
 	}
 }
 
-// FAULTS rows 1 and 3: full jitter up to five minutes; Retry-After is obeyed
+// docs/faults.md, faults 1 and 3: full jitter up to five minutes; Retry-After is obeyed
 // and capped.
 func TestRetryAfterPolicy(t *testing.T) {
 	for name, c := range map[string]struct {

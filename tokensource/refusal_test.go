@@ -12,7 +12,7 @@ import (
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
-// FAULTS rows 15 and 16: a refusal for good is remembered and not repeated,
+// docs/faults.md, faults 15 and 16: a refusal for good is remembered and not repeated,
 // however many ask and for however long.
 func TestRefusalIsRemembered(t *testing.T) {
 	for _, code := range []string{"invalid_client", "invalid_grant"} {
@@ -121,7 +121,7 @@ func TestRefusalEndsWithTheStore(t *testing.T) {
 	})
 }
 
-// FAULTS row 14: the refresh token was spent by another replica in this very
+// docs/faults.md, fault 14: the refresh token was spent by another replica in this very
 // moment. Its successor is in the store, and is used; nobody is told that a
 // person must come.
 func TestRefusedWhileTheStoreHasANewer(t *testing.T) {

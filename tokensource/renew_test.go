@@ -29,7 +29,7 @@ func renewals(s *tokensource.Source, refused *tokensource.Token, each func(*toke
 	wg.Wait()
 }
 
-// FAULTS row 18: 10,000 refusals of one token, one renewal.
+// docs/faults.md, fault 18: 10,000 refusals of one token, one renewal.
 func TestOneRenewalPerGeneration(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &fakeGrant{onToken: slowly(time.Second)}
@@ -89,7 +89,7 @@ func TestNobodyGetsTheRefusedToken(t *testing.T) {
 	})
 }
 
-// FAULTS row 19: forced renewals keep their distance. For a token that the
+// docs/faults.md, fault 19: forced renewals keep their distance. For a token that the
 // API took before, the caller waits; for one that never worked it does not.
 func TestMinInterval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -130,7 +130,7 @@ func TestAPIThatRefusesEverything(t *testing.T) {
 	})
 }
 
-// FAULTS row 50: the provider issues the refused token again.
+// docs/faults.md, fault 50: the provider issues the refused token again.
 func TestSameTokenAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &fakeGrant{onToken: issue("tok", time.Hour)}
@@ -152,7 +152,7 @@ func TestSameTokenAgain(t *testing.T) {
 	})
 }
 
-// FAULTS row 17: an answer without a refresh token keeps the old one.
+// docs/faults.md, fault 17: an answer without a refresh token keeps the old one.
 func TestRefreshTokenIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var sent []string
@@ -244,7 +244,7 @@ func TestGrantWhileTheRefreshEndpointIsDown(t *testing.T) {
 	}
 }
 
-// FAULTS row 49: a panic in a grant releases who waits, and is one failure.
+// docs/faults.md, fault 49: a panic in a grant releases who waits, and is one failure.
 func TestPanicInAGrant(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log, text := capture()

@@ -41,7 +41,7 @@ func crowd(s *tokensource.Source, ctx context.Context, each func(*tokensource.To
 	wg.Wait()
 }
 
-// FAULTS row 46: 10,000 concurrent first requests, one grant.
+// docs/faults.md, fault 46: 10,000 concurrent first requests, one grant.
 func TestOneGrantForAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &fakeGrant{onToken: slowly(time.Second)}
@@ -55,7 +55,7 @@ func TestOneGrantForAll(t *testing.T) {
 	})
 }
 
-// FAULTS row 39: the one who began the renewal goes away; the renewal goes on
+// docs/faults.md, fault 39: the one who began the renewal goes away; the renewal goes on
 // for the others, and is written.
 func TestFirstCallerGoesAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -104,7 +104,7 @@ func TestOtherSettingsOtherRecord(t *testing.T) {
 	}
 }
 
-// FAULTS rows 28 and 30: the store fails; the token serves from memory, the
+// docs/faults.md, faults 28 and 30: the store fails; the token serves from memory, the
 // write is tried again, no token call is made for it, and somebody is told.
 func TestStoreThatDoesNotTakeIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -149,7 +149,7 @@ func TestReadOnlyDiskDoesNotStopGrants(t *testing.T) {
 	})
 }
 
-// FAULTS row 29: the store is down. A token serves; one that hangs on a
+// docs/faults.md, fault 29: the store is down. A token serves; one that hangs on a
 // refresh token is not renewed, one that does not is.
 func TestStoreDown(t *testing.T) {
 	for _, person := range []bool{true, false} {
@@ -180,7 +180,7 @@ func TestStoreDown(t *testing.T) {
 	}
 }
 
-// FAULTS row 27: a damaged record is set aside, and told of once.
+// docs/faults.md, fault 27: a damaged record is set aside, and told of once.
 func TestCorruptRecord(t *testing.T) {
 	for _, text := range []string{"", "{", "null", "[]", `{"version":1}`, `{"version":1,"generation":1,"access_token":"a\nb"}`, `{"version":0,"generation":1,"access_token":"canary"}`, "canary canary"} {
 		synctest.Test(t, func(t *testing.T) {
@@ -227,7 +227,7 @@ func TestCorruptRecordIsToldOfOnce(t *testing.T) {
 	})
 }
 
-// FAULTS row 35: what a newer release wrote is never overwritten, and when it
+// docs/faults.md, fault 35: what a newer release wrote is never overwritten, and when it
 // is gone, or older again, work goes on.
 func TestRecordOfANewerRelease(t *testing.T) {
 	for name, exchange := range map[string]bool{"token": false, "exchange": true} {
@@ -269,7 +269,7 @@ func TestRecordOfANewerRelease(t *testing.T) {
 	}
 }
 
-// FAULTS row 31: the store lost the last write; the older generation is not
+// docs/faults.md, fault 31: the store lost the last write; the older generation is not
 // taken for the truth.
 func TestStoreThatForgets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

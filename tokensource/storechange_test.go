@@ -140,7 +140,7 @@ func TestTwoTokensOfOneGeneration(t *testing.T) {
 	})
 }
 
-// FAULTS row 31: a fail-over loses the last write and leaves the intent. The
+// docs/faults.md, fault 31: a fail-over loses the last write and leaves the intent. The
 // replica that has the token writes it back before another takes it for dead.
 func TestLostWriteIsWrittenBackInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -46,7 +46,7 @@ func (g slowGrant) Token(context.Context, Vars) (*tokenendpoint.Response, error)
 	return &tokenendpoint.Response{AccessToken: tokenendpoint.NewSecret("tok"), Lifetime: time.Hour}, nil
 }
 
-// FAULTS row 41: a flight that lands while the source closes sets no timer,
+// docs/faults.md, fault 41: a flight that lands while the source closes sets no timer,
 // which would hold the source for the rest of the token's life.
 func TestNoTimerAfterClose(t *testing.T) {
 	g := slowGrant{issue: make(chan struct{})}

@@ -45,7 +45,7 @@ func certificate(t *testing.T, until time.Time) (tls.Certificate, *x509.CertPool
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool
 }
 
-// FAULTS row 8: nothing is sent to whoever cannot prove to be the endpoint,
+// docs/faults.md, fault 8: nothing is sent to whoever cannot prove to be the endpoint,
 // and the error says what is wrong.
 func TestTLSFailsClosed(t *testing.T) {
 	good, trust := certificate(t, time.Now().Add(time.Hour))

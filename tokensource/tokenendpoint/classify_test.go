@@ -110,7 +110,7 @@ func TestClassOfACodeThatHoldsASecret(t *testing.T) {
 	}
 }
 
-// FAULTS row 11: a redirect is an error, and reaches nobody.
+// docs/faults.md, fault 11: a redirect is an error, and reaches nobody.
 func TestRedirectsAreNotFollowed(t *testing.T) {
 	for _, status := range []int{301, 302, 303, 307, 308} {
 		w := wiretest.Responding(status, "", "", "Location", "https://evil.example/token")

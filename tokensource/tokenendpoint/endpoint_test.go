@@ -42,7 +42,7 @@ func (e *endless) Read(p []byte) (int, error) {
 
 func (e *endless) Close() error { return nil }
 
-// FAULTS row 12: an answer is cut at 64 KiB.
+// docs/faults.md, fault 12: an answer is cut at 64 KiB.
 func TestEndlessAnswer(t *testing.T) {
 	body := &endless{}
 	ep := wiretest.Endpoint(&wiretest.Wire{Respond: func(*http.Request) (*http.Response, error) {
@@ -87,7 +87,7 @@ func TestGzipBomb(t *testing.T) {
 	}
 }
 
-// FAULTS row 1: the endpoint accepts the request and says nothing.
+// docs/faults.md, fault 1: the endpoint accepts the request and says nothing.
 func TestNoAnswer(t *testing.T) {
 	ep := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
@@ -100,7 +100,7 @@ func TestNoAnswer(t *testing.T) {
 	}
 }
 
-// FAULTS row 10: one byte a second, for ever.
+// docs/faults.md, fault 10: one byte a second, for ever.
 func TestAnswerThatDribbles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ep := wiretest.Endpoint(&wiretest.Wire{Respond: func(r *http.Request) (*http.Response, error) {
@@ -147,7 +147,7 @@ func TestCallerGivesUp(t *testing.T) {
 	})
 }
 
-// FAULTS row 6: the connection is reset in the middle of the body.
+// docs/faults.md, fault 6: the connection is reset in the middle of the body.
 func TestResetInTheBody(t *testing.T) {
 	for name, head := range map[string]string{
 		"with a length": "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n",
@@ -191,7 +191,7 @@ func TestAnswerThatIsNotHTTP(t *testing.T) {
 	}
 }
 
-// FAULTS row 9, and a port that nobody listens on: nothing was sent.
+// docs/faults.md, fault 9, and a port that nobody listens on: nothing was sent.
 func TestNobodyThere(t *testing.T) {
 	nxdomain := &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: "idp.example", IsNotFound: true}}
 	refused := &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}

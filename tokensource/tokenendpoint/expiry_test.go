@@ -24,7 +24,7 @@ func lifetimeOf(t *testing.T, kind tokenendpoint.ExpiryKind, access, expiresIn s
 	return wiretest.MustCall(t, ep).Lifetime
 }
 
-// FAULTS row 13, and what PROVIDERS 2A lists: whatever expires_in is, the
+// docs/faults.md, fault 13, and what providers were seen to send: whatever expires_in is, the
 // token is not lost; where it makes no sense, nothing is said.
 func TestAbsurdExpiresIn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

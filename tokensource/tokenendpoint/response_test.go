@@ -66,7 +66,7 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// FAULTS rows 4 and 5: what is no answer is no refusal either.
+// docs/faults.md, faults 4 and 5: what is no answer is no refusal either.
 func TestAnswersWithoutToken(t *testing.T) {
 	for name, body := range map[string]string{
 		"empty":            "",
