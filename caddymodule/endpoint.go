@@ -1,9 +1,20 @@
 package caddymodule
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
+	"github.com/caddy-bearer/caddy-bearer/internal/plainhttp"
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
@@ -154,4 +165,317 @@ func orElse[T comparable](field *T, otherwise T) {
 	if *field == zero {
 		*field = otherwise
 	}
+}
+
+// clientAuths are the methods, with the number of words that follow.
+var clientAuths = map[string]int{
+	"client_secret_basic": 0, "client_secret_post": 0, "client_secret_basic_raw": 0,
+	"client_secret_query": 0, "none": 0, "header": 2, "template": 1,
+}
+
+// build makes the library's endpoint. self names it in errors, such as
+// "grant password".
+func (e *Endpoint) build(gc *GrantContext) (*tokenendpoint.Endpoint, error) {
+	ep := &tokenendpoint.Endpoint{
+		Method:    e.Method,
+		ParamsIn:  tokenendpoint.ParamsIn(e.ParamsIn),
+		Rename:    e.Rename,
+		Omit:      e.Omit,
+		Timeout:   time.Duration(e.Timeout),
+		Transport: nil,
+	}
+	for _, step := range []func(*GrantContext, *tokenendpoint.Endpoint) error{
+		e.buildURL, e.buildClient, e.buildParams, e.buildHeaders, e.buildResponse, e.buildTransport, e.buildBearer,
+	} {
+		if err := step(gc, ep); err != nil {
+			return nil, err
+		}
+	}
+	return ep, nil
+}
+
+func (e *Endpoint) buildURL(gc *GrantContext, ep *tokenendpoint.Endpoint) error {
+	if e.TokenURL == "" {
+		return e.Origin.errorf("", "token_url is missing: expected token_url <url>")
+	}
+	if m := e.Method; m != "" && m != http.MethodPost && m != http.MethodGet {
+		return e.Origin.errorf("method", "%q: expected POST or GET", m)
+	}
+	if e.Method == http.MethodGet && e.ParamsIn != "" && e.ParamsIn != "query" && e.ParamsIn != "none" {
+		return e.Origin.errorf("params_in", "a GET has no body for %s: expected query or none", e.ParamsIn)
+	}
+	switch e.ParamsIn {
+	case "", "form", "query", "json", "multipart", "none":
+	default:
+		return e.Origin.errorf("params_in", "%q: expected form, query, json, multipart or none", e.ParamsIn)
+	}
+	if e.Timeout < 0 {
+		return e.Origin.errorf("timeout", "%v: expected a duration above 0", time.Duration(e.Timeout))
+	}
+	t, err := gc.template(e.Origin, "token_url", e.TokenURL)
+	if err != nil {
+		return err
+	}
+	ep.URL = t
+	return checkURL(e.Origin, "token_url", t, e.AllowHTTP)
+}
+
+// checkURL refuses what would send credentials in the clear.
+func checkURL(o *Origin, option string, t tokenendpoint.Template, allowHTTP []string) error {
+	sample, _ := t.Expand(func(string) (string, bool) { return "x", true })
+	u, err := url.Parse(sample)
+	if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") {
+		return o.errorf(option, "not an absolute URL: expected one such as https://provider.example/token")
+	}
+	if u.User != nil {
+		return o.errorf(option, "a URL must not carry credentials: expected client_id and client_secret")
+	}
+	if u.Scheme == "http" && !plainhttp.Allowed(u.Hostname(), allowHTTP) {
+		return o.errorf(option, "http would send credentials to %s in the clear: expected https, a loopback address, or the host's name in allow_http", u.Host)
+	}
+	return nil
+}
+
+const notAbsoluteURI = "not an absolute URI without a fragment: expected one such as https://api.example/"
+
+// absoluteURI reports whether a text is an absolute URI (RFC 3986, section
+// 4.3). Where a key's value opens it, that value brings the scheme.
+func absoluteURI(t tokenendpoint.Template) bool {
+	for _, sample := range []string{"x", "https://x"} {
+		text, _ := t.Expand(func(string) (string, bool) { return sample, true })
+		u, err := url.Parse(text)
+		if err == nil && u.IsAbs() && !strings.ContainsFunc(text, outsideURI) {
+			return true
+		}
+	}
+	return false
+}
+
+// outsideURI: no character of an absolute URI (RFC 3986, section 2), in which
+// a '#' would begin a fragment.
+func outsideURI(r rune) bool {
+	return r <= ' ' || r > '~' || strings.ContainsRune("#\"<>\\^`{|}", r)
+}
+
+// checkIssuer holds what an issuer identifier is (RFC 8414, section 2): it is
+// compared with what a callback names, and one that cannot be named would have
+// every login refused.
+func checkIssuer(issuer string, allowHTTP []string) error {
+	u, err := url.Parse(issuer)
+	if err != nil || u.Host == "" || u.User != nil || strings.ContainsFunc(issuer, outsideURI) || strings.Contains(issuer, "?") ||
+		u.Scheme != "https" && (u.Scheme != "http" || !plainhttp.Allowed(u.Hostname(), allowHTTP)) {
+		return errors.New("not an issuer identifier: expected an https URL without query and fragment, such as https://provider.example (RFC 8414)")
+	}
+	return nil
+}
+
+func (e *Endpoint) buildClient(gc *GrantContext, ep *tokenendpoint.Endpoint) (err error) {
+	if ep.Client.ID, err = gc.template(e.Origin, "client_id", e.ClientID); err != nil {
+		return err
+	}
+	if ep.Client.Secret, err = gc.template(e.Origin, "client_secret", e.ClientSecret); err != nil {
+		return err
+	}
+	if len(e.ClientAuth) == 0 {
+		return nil
+	}
+	method, args := e.ClientAuth[0], e.ClientAuth[1:]
+	if err := checkClientAuth(method, args); err != nil {
+		return e.Origin.errorf("client_auth", "%w", err)
+	}
+	switch method {
+	case "client_secret_basic":
+		ep.Auth = tokenendpoint.ClientSecretBasic
+	case "client_secret_post":
+		ep.Auth = tokenendpoint.ClientSecretPost
+	case "client_secret_basic_raw":
+		ep.Auth = tokenendpoint.ClientSecretBasicRaw
+	case "client_secret_query":
+		ep.Auth = tokenendpoint.ClientSecretQuery
+	case "none":
+		ep.Auth = tokenendpoint.ClientNone
+	case "header":
+		ep.Auth = tokenendpoint.ClientSecretHeader(args[0], args[1])
+	case "template":
+		t, err := tokenendpoint.ParseTemplate(args[0])
+		if err != nil {
+			return e.Origin.errorf("client_auth", "%w", err)
+		}
+		ep.Auth = tokenendpoint.ClientSecretTemplate(t)
+	}
+	if method != "none" && (e.ClientID == "" || e.ClientSecret == "") {
+		return e.Origin.errorf("client_auth", "%s got no client_id and client_secret: expected both", method)
+	}
+	return nil
+}
+
+func checkClientAuth(method string, args []string) error {
+	words, ok := clientAuths[method]
+	switch {
+	case !ok:
+		return fmt.Errorf("%q: expected client_secret_basic, client_secret_post, client_secret_basic_raw, client_secret_query, header, template or none", method)
+	case len(args) != words:
+		return fmt.Errorf("%s: got %s after it: expected %d", method, counted(len(args), "word"), words)
+	}
+	if method == "template" {
+		t, err := tokenendpoint.ParseTemplate(args[0])
+		if err != nil {
+			return err
+		}
+		for _, name := range t.Variables() {
+			if !slices.Contains([]string{"id", "secret", "base64"}, name) {
+				return fmt.Errorf("{%s}: expected {id}, {secret} or {base64}", name)
+			}
+		}
+	}
+	return nil
+}
+
+func (e *Endpoint) buildParams(gc *GrantContext, ep *tokenendpoint.Endpoint) error {
+	for _, resource := range e.Resource {
+		value, err := gc.template(e.Origin, "resource", resource)
+		if err != nil {
+			return err
+		}
+		if !absoluteURI(value) {
+			return e.Origin.errorf("resource "+resource, notAbsoluteURI+" (RFC 8707); a provider's other words go into param resource <value>")
+		}
+		ep.Params = append(ep.Params, tokenendpoint.Param{Name: "resource", Value: value, Again: true})
+	}
+	for _, p := range e.Params {
+		if p.Name == "" {
+			return e.Origin.errorf("param", "got no name: expected one")
+		}
+		value, err := gc.template(e.Origin, "param "+p.Name, p.Value)
+		if err != nil {
+			return err
+		}
+		param := tokenendpoint.Param{Name: p.Name, Value: value, Type: tokenendpoint.ParamType(p.Type), Secret: strings.Contains(p.Value, "{")}
+		switch p.In {
+		case "":
+		case "query":
+			param.In = tokenendpoint.ParamsQuery
+		case "body":
+			if e.Method == http.MethodGet {
+				return e.Origin.errorf("param "+p.Name, "a GET has no body: expected query")
+			}
+			param.In = tokenendpoint.ParamsForm
+		default:
+			return e.Origin.errorf("param "+p.Name, "in %q: expected query or body", p.In)
+		}
+		switch p.Type {
+		case "", "string", "number", "bool", "raw":
+		default:
+			return e.Origin.errorf("param "+p.Name, "type %q: expected string, number, bool or raw", p.Type)
+		}
+		ep.Params = append(ep.Params, param)
+	}
+	return nil
+}
+
+func (e *Endpoint) buildHeaders(gc *GrantContext, ep *tokenendpoint.Endpoint) error {
+	for _, h := range e.Headers {
+		if !validHeaderName(h.Name) {
+			return e.Origin.errorf("header "+h.Name, "not a header name")
+		}
+		value, err := gc.template(e.Origin, "header "+h.Name, h.Value)
+		if err != nil {
+			return err
+		}
+		ep.Header = append(ep.Header, tokenendpoint.HeaderField{Name: h.Name, Value: value})
+	}
+	return nil
+}
+
+func (e *Endpoint) buildResponse(_ *GrantContext, ep *tokenendpoint.Endpoint) error {
+	r := e.Response
+	if r == nil {
+		return nil
+	}
+	if kind := tokenendpoint.ExpiryKind(r.ExpiresKind); kind != "" && !tokenendpoint.ValidExpiryKind(kind) {
+		return e.Origin.errorf("response", "expires_in kind %q: expected one of %s", r.ExpiresKind, expiryKinds())
+	}
+	switch r.Format {
+	case "", "auto", "json", "form", "text":
+	default:
+		return e.Origin.errorf("response", "format %q: expected auto, json, form or text", r.Format)
+	}
+	if err := tokenendpoint.CheckMatchers(slices.Concat(r.ErrorWhen, r.Transient, r.Permanent, r.Throttled)); err != nil {
+		return e.Origin.errorf("response", "%w", err)
+	}
+	ep.Response = tokenendpoint.ResponseOptions{
+		Format: tokenendpoint.Format(r.Format), Status: r.Status,
+		AccessToken: r.AccessToken, RefreshToken: r.RefreshToken,
+		ExpiryKind: tokenendpoint.ExpiryKind(r.ExpiresKind),
+		ErrorWhen:  r.ErrorWhen, Transient: r.Transient, Permanent: r.Permanent, Throttled: r.Throttled,
+	}
+	if r.ExpiresIn != "" {
+		ep.Response.ExpiresIn = []string{r.ExpiresIn}
+	}
+	return nil
+}
+
+// buildTransport makes the endpoint's own transport, if it has settings for
+// one. It keeps no connections, as tokenendpoint.NewTransport explains.
+func (e *Endpoint) buildTransport(gc *GrantContext, ep *tokenendpoint.Endpoint) error {
+	if e.Transport == nil {
+		return nil
+	}
+	ht := *e.Transport // two endpoints may share it, and loading its modules uses them up
+	if ht.TLS != nil {
+		tls := *ht.TLS
+		ht.TLS = &tls
+		if hasPlaceholder(tls.ServerName) { // Caddy would look for a request's values
+			return e.Origin.errorf("transport", "tls_server_name %s: expected a name without placeholders", tls.ServerName)
+		}
+	}
+	if slices.Contains(ht.Versions, "3") {
+		return e.Origin.errorf("transport", "versions 3: expected 1.1, 2 or h2c")
+	}
+	rt, err := ht.NewTransport(gc.Context)
+	if err != nil {
+		return e.Origin.errorf("transport", "%w", err)
+	}
+	rt.DisableKeepAlives = true
+	rt.DialContext = plainDialErrors(rt.DialContext)
+	ep.Transport = rt
+	return nil
+}
+
+// plainDialErrors lets it be seen that a call never left: Caddy's DialError
+// hides what it wraps from errors.As.
+func plainDialErrors(dial dialFunc) dialFunc {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		var de reverseproxy.DialError
+		if errors.As(err, &de) && ctx.Err() == nil {
+			err = &net.OpError{Op: "dial", Net: network, Err: errors.New(de.Error())}
+		}
+		return conn, err
+	}
+}
+
+type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
+
+func (e *Endpoint) buildBearer(gc *GrantContext, ep *tokenendpoint.Endpoint) error {
+	if e.Bearer == "" {
+		return nil
+	}
+	src, err := gc.source(e.Bearer)
+	if err != nil {
+		return e.Origin.errorf("bearer", "%w", err)
+	}
+	ep.Bearer = src.Authorizer()
+	for _, name := range src.KeyNames() {
+		if !slices.Contains(gc.keyNames, name) {
+			return e.Origin.errorf("bearer", "token_source %s has the key %q: expected this one to have it too", e.Bearer, name)
+		}
+	}
+	return nil
+}
+
+func validHeaderName(name string) bool {
+	return name != "" && !strings.ContainsFunc(name, func(r rune) bool {
+		return r <= ' ' || r > '~' || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r)
+	})
 }

@@ -46,21 +46,21 @@ func (e *environment) release() {
 	}
 }
 
-// environments are those of the configs that use a source, the newest last.
+// environmentStack are those of the configs that use a source, the newest last.
 // That one is used. If a new config fails to load, its environment goes and
 // the running one's is back.
-type environments struct {
+type environmentStack struct {
 	mu  sync.RWMutex
 	all []*environment
 }
 
-func (es *environments) list() []*environment {
+func (es *environmentStack) list() []*environment {
 	es.mu.RLock()
 	defer es.mu.RUnlock()
 	return slices.Clone(es.all)
 }
 
-func (es *environments) set(all []*environment) {
+func (es *environmentStack) set(all []*environment) {
 	for _, e := range all {
 		e.hold()
 	}
@@ -73,7 +73,7 @@ func (es *environments) set(all []*environment) {
 	}
 }
 
-func (es *environments) current() *environment {
+func (es *environmentStack) current() *environment {
 	es.mu.RLock()
 	defer es.mu.RUnlock()
 	if len(es.all) == 0 {
@@ -83,7 +83,7 @@ func (es *environments) current() *environment {
 }
 
 // use is current for a call: the environment is to be released after it.
-func (es *environments) use() (*environment, error) {
+func (es *environmentStack) use() (*environment, error) {
 	es.mu.RLock()
 	defer es.mu.RUnlock()
 	if len(es.all) == 0 {
@@ -95,7 +95,7 @@ func (es *environments) use() (*environment, error) {
 }
 
 // Load implements [tokenstore.Store].
-func (es *environments) Load(ctx context.Context, key string) ([]byte, error) {
+func (es *environmentStack) Load(ctx context.Context, key string) ([]byte, error) {
 	env, err := es.use()
 	if err != nil {
 		return nil, err
@@ -105,7 +105,7 @@ func (es *environments) Load(ctx context.Context, key string) ([]byte, error) {
 }
 
 // Swap implements [tokenstore.Store].
-func (es *environments) Swap(ctx context.Context, key string, old, value []byte) error {
+func (es *environmentStack) Swap(ctx context.Context, key string, old, value []byte) error {
 	env, err := es.use()
 	if err != nil {
 		return err
@@ -116,7 +116,7 @@ func (es *environments) Swap(ctx context.Context, key string, old, value []byte)
 
 // Instance implements [tokenstore.LivenessStore]. A store without such names
 // gets this process's: nobody will ever say that it is dead.
-func (es *environments) Instance() string {
+func (es *environmentStack) Instance() string {
 	env, err := es.use()
 	if err != nil {
 		return instanceID
@@ -129,7 +129,7 @@ func (es *environments) Instance() string {
 }
 
 // Dead implements [tokenstore.LivenessStore].
-func (es *environments) Dead(ctx context.Context, instance string) bool {
+func (es *environmentStack) Dead(ctx context.Context, instance string) bool {
 	env, err := es.use()
 	if err != nil {
 		return false
@@ -140,7 +140,7 @@ func (es *environments) Dead(ctx context.Context, instance string) bool {
 }
 
 // Renewing implements tokensource.Observer.
-func (es *environments) Renewing(ctx, cause context.Context, r tokensource.Renewal) (context.Context, func(tokensource.Outcome)) {
+func (es *environmentStack) Renewing(ctx, cause context.Context, r tokensource.Renewal) (context.Context, func(tokensource.Outcome)) {
 	env := es.current()
 	if env == nil {
 		return ctx, func(tokensource.Outcome) {}
@@ -150,6 +150,6 @@ func (es *environments) Renewing(ctx, cause context.Context, r tokensource.Renew
 
 // Interface guards
 var (
-	_ tokenstore.LivenessStore = (*environments)(nil)
-	_ tokensource.Observer     = (*environments)(nil)
+	_ tokenstore.LivenessStore = (*environmentStack)(nil)
+	_ tokensource.Observer     = (*environmentStack)(nil)
 )

@@ -132,7 +132,7 @@ func TestSameStore(t *testing.T) {
 // TestLivenessOfStores: a source may ask any store; one that does not know
 // says so.
 func TestLivenessOfStores(t *testing.T) {
-	es := new(environments)
+	es := new(environmentStack)
 	if es.Instance() == "" || es.Dead(t.Context(), es.Instance()) {
 		t.Error("without a store")
 	}

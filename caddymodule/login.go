@@ -1,11 +1,16 @@
 package caddymodule
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"mime"
 	"net/http"
+	"net/url"
 	"path"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -151,7 +156,7 @@ func (tl *TokenLogin) start(w http.ResponseWriter, r *http.Request) error {
 // startKey is the key of the link's ticket. Without one the request's own key
 // counts, but only of a caller that might ask for a ticket: who begins a login
 // decides whose tokens are replaced.
-func (tl *TokenLogin) startKey(ls *logins, r *http.Request) (tokensource.Key, error) {
+func (tl *TokenLogin) startKey(ls *pendingLogins, r *http.Request) (tokensource.Key, error) {
 	if text := r.URL.Query().Get("ticket"); text != "" {
 		values, err := ls.open(tl.Source, text)
 		if err != nil {
@@ -235,6 +240,107 @@ func parseTokenLogin(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error
 	tl := new(TokenLogin)
 	return tl, tl.UnmarshalCaddyfile(h.Dispenser)
 }
+
+// code takes a code that the app received.
+func (tl *TokenLogin) code(w http.ResponseWriter, r *http.Request) error {
+	if p := tl.callers.check(r); p != nil {
+		return p.write(w)
+	}
+	key, values, err := tl.keys.read(r)
+	if err != nil {
+		return keyMissing(err).write(w)
+	}
+	code, p := readCode(w, r)
+	if p != nil {
+		return p.write(w)
+	}
+	token, err := tl.source.Exchange(r.Context(), key, tokensource.Code{Code: code})
+	tl.report("code", err)
+	if err != nil {
+		return tl.source.problemOf(err, values).write(w)
+	}
+	return writeAuthorized(w, tl.Source, token)
+}
+
+// maxCodeForm is the longest form with a code.
+const maxCodeForm = 16 << 10
+
+// readCode reads the form. A provider's redirect may carry a code and an
+// error at once (MondiaPay's do): an app that hands over all of it must not
+// see the code of a failed purchase spent.
+func readCode(w http.ResponseWriter, r *http.Request) (tokenendpoint.Secret, *problem) {
+	bad := func(detail string) (tokenendpoint.Secret, *problem) {
+		return tokenendpoint.Secret{}, &problem{name: problemBadRequest, status: http.StatusBadRequest, detail: detail}
+	}
+	if mediaType, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); mediaType != "application/x-www-form-urlencoded" {
+		return bad("expected Content-Type application/x-www-form-urlencoded with the field code")
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxCodeForm))
+	if err != nil {
+		return bad("the form is too long or was cut off")
+	}
+	form, err := url.ParseQuery(string(body))
+	if err != nil {
+		return bad("the form is not well-formed")
+	}
+	if form.Has("error") {
+		return tokenendpoint.Secret{}, &problem{
+			name: problemCodeRefused, status: http.StatusUnprocessableEntity,
+			detail: "the provider's redirect carried an error; its code was not sent",
+		}
+	}
+	if codes := form["code"]; len(codes) != 1 || codes[0] == "" {
+		return bad("expected the field code, once")
+	}
+	return tokenendpoint.NewSecret(form.Get("code")), nil
+}
+
+func writeAuthorized(w http.ResponseWriter, source string, token *tokensource.Token) error {
+	answer := struct {
+		Source    string     `json:"source"`
+		Status    string     `json:"status"`
+		ExpiresAt *time.Time `json:"expires_at,omitempty"`
+	}{Source: source, Status: "authorized"}
+	if expiry := token.Expiry(); !expiry.IsZero() {
+		expiry = expiry.Round(0).UTC().Truncate(time.Second)
+		answer.ExpiresAt = &expiry
+	}
+	w.Header().Set("Content-Type", "application/json")
+	return json.NewEncoder(w).Encode(answer)
+}
+
+// loginPage shows a fixed page: nothing of the request is in it.
+func loginPage(w http.ResponseWriter, status int, title, text string) error {
+	h := w.Header()
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
+	h.Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	_, err := fmt.Fprintf(w, loginHTML, title, title, text)
+	return err
+}
+
+const loginHTML = `<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>%s</title>
+<style>
+:root { color-scheme: light dark }
+body { font: 1.1rem/1.5 system-ui, sans-serif; display: grid; place-items: center; min-height: 90vh; margin: 0 1rem }
+main { max-width: 30rem; text-align: center }
+h1 { font-size: 1.5rem }
+</style>
+</head>
+<body>
+<main>
+<h1>%s</h1>
+<p>%s</p>
+</main>
+</body>
+</html>
+`
 
 // Interface guards
 var (

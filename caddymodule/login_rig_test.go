@@ -51,7 +51,7 @@ func newLoginRig(t *testing.T, issuer string, keys ...KeyPart) *loginRig {
 		Source: "api", keys: kr, callers: *mustCallers(t, nil, nil), log: zap.NewNop(),
 		source: &pooledSource{
 			Source: testSource(t, tokensource.Config{Grant: grant, KeyNames: kr.names}),
-			logins: newLogins(auth),
+			logins: newPendingLogins(auth),
 		},
 	}
 	return rig

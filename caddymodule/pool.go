@@ -25,8 +25,8 @@ var sourcePool = caddy.NewUsagePool()
 type pooledSource struct {
 	*tokensource.Source
 	id     string
-	env    *environments
-	logins *logins // nil: the grant has no page to send a person to
+	env    *environmentStack
+	logins *pendingLogins // nil: the grant has no page to send a person to
 	live   *breakerSets
 
 	users   atomic.Int64 // requests under way
@@ -48,7 +48,7 @@ func takeSource(cfg tokensource.Config, gc *GrantContext, g Grant) (*pooledSourc
 	}
 	id := gc.resolver.digest()
 	value, _, err := sourcePool.LoadOrNew(id, func() (caddy.Destructor, error) {
-		env := new(environments)
+		env := new(environmentStack)
 		cfg.Store, cfg.Observer, cfg.Logger = env, env, slog.New(logHandler{env: env})
 		src, err := tokensource.New(cfg)
 		if err != nil {
@@ -57,7 +57,7 @@ func takeSource(cfg tokensource.Config, gc *GrantContext, g Grant) (*pooledSourc
 		log := cfg.Logger.With("source", cfg.Name)
 		ps := &pooledSource{Source: src, id: id, env: env, live: &breakerSets{log: log}}
 		if auth != nil {
-			ps.logins = newLogins(auth)
+			ps.logins = newPendingLogins(auth)
 		}
 		return ps, nil
 	})
@@ -168,7 +168,7 @@ func (ps *pooledSource) detach(e *environment) {
 
 // logHandler logs to the newest config's logger.
 type logHandler struct {
-	env  *environments
+	env  *environmentStack
 	with []func(slog.Handler) slog.Handler
 }
 

@@ -28,7 +28,7 @@ func pooled(t *testing.T) *pooledSource {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &pooledSource{Source: src, env: new(environments), live: &breakerSets{log: slog.New(slog.DiscardHandler)}}
+	return &pooledSource{Source: src, env: new(environmentStack), live: &breakerSets{log: slog.New(slog.DiscardHandler)}}
 }
 
 // TestRetiredSourceServesItsRequests: on a reload Caddy waits neither for

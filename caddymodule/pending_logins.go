@@ -20,9 +20,9 @@ import (
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
 )
 
-// logins are the authorizations that people are in the middle of. They belong
+// pendingLogins are the authorizations that people are in the middle of. They belong
 // to the source, so that a config reload interrupts nobody.
-type logins struct {
+type pendingLogins struct {
 	auth *authorization
 	seal cipher.AEAD // of the links that carry a key; its own for each process
 
@@ -44,7 +44,7 @@ const (
 	maxPending = 10_000
 )
 
-func newLogins(auth *authorization) *logins {
+func newPendingLogins(auth *authorization) *pendingLogins {
 	var key [32]byte
 	_, _ = rand.Read(key[:]) // never fails
 	block, err := aes.NewCipher(key[:])
@@ -55,7 +55,7 @@ func newLogins(auth *authorization) *logins {
 	if err != nil {
 		panic(err) // as is the block's
 	}
-	return &logins{auth: auth, seal: seal, pending: make(map[[sha256.Size]byte]*login)}
+	return &pendingLogins{auth: auth, seal: seal, pending: make(map[[sha256.Size]byte]*login)}
 }
 
 // randomText is 256 random bits.
@@ -67,7 +67,7 @@ func randomText() string {
 
 // begin starts a login and returns where to send the person, the state, and
 // what the browser must bring back in a cookie.
-func (ls *logins) begin(key tokensource.Key) (authURL, state, cookie string) {
+func (ls *pendingLogins) begin(key tokensource.Key) (authURL, state, cookie string) {
 	state, cookie = randomText(), randomText()
 	l := &login{key: key, verifier: oauth2.GenerateVerifier(), browser: sha256.Sum256([]byte(cookie)), begun: time.Now()}
 	ls.mu.Lock()
@@ -94,7 +94,7 @@ var (
 )
 
 // finish ends a login: its state is used up, whatever follows.
-func (ls *logins) finish(state, cookie, issuer string) (*login, error) {
+func (ls *pendingLogins) finish(state, cookie, issuer string) (*login, error) {
 	ls.mu.Lock()
 	id := sha256.Sum256([]byte(state))
 	l, ok := ls.pending[id]
@@ -114,7 +114,7 @@ func (ls *logins) finish(state, cookie, issuer string) (*login, error) {
 
 // cookiePath is where the browser brings the cookie back to: beside the
 // redirect_uri, whatever path the request came under.
-func (ls *logins) cookiePath() string {
+func (ls *pendingLogins) cookiePath() string {
 	u, err := url.Parse(ls.auth.config.RedirectURL)
 	if err != nil || u.Path == "" {
 		return "/"
@@ -131,7 +131,7 @@ type ticket struct {
 
 // link returns the address at which a person begins the login for a key; ""
 // when the redirect_uri does not lead to token_login.
-func (ls *logins) link(source string, values []string) string {
+func (ls *pendingLogins) link(source string, values []string) string {
 	base, ok := strings.CutSuffix(ls.auth.config.RedirectURL, "/"+loginCallback)
 	if !ok {
 		return ""
@@ -147,7 +147,7 @@ func (ls *logins) link(source string, values []string) string {
 var errTicket = errors.New("this login link is not valid, or too old")
 
 // open returns the key's values of a login link.
-func (ls *logins) open(source, text string) ([]string, error) {
+func (ls *pendingLogins) open(source, text string) ([]string, error) {
 	sealed, err := base64.RawURLEncoding.DecodeString(text)
 	if err != nil {
 		return nil, errTicket
