@@ -89,7 +89,7 @@ func TestOperationsPage(t *testing.T) {
 	}
 	// its log lines are quoted from the code
 	var code strings.Builder
-	for _, dir := range []string{"tokensource", "caddymodule"} {
+	for _, dir := range []string{"tokensource", "bearer", "caddymodule"} {
 		files, err := filepath.Glob(filepath.Join("..", dir, "*.go"))
 		if err != nil {
 			t.Fatal(err)

@@ -11,10 +11,32 @@
 //   - due: callers still get the token while one renewal runs in the background.
 //   - expired: callers wait for that one renewal, each no longer than its context.
 //
-// How a token is obtained is a [Grant]. [EndpointGrant] speaks to a token
-// endpoint as RFC 6749 describes it and in the dialects that real providers
-// have instead; its request and answer are read and written by [tokenendpoint.Endpoint].
+// # Use
 //
-// The package knows nothing of Caddy: [Source.TokenSource] is a
-// golang.org/x/oauth2 TokenSource for any Go program.
+//	source, err := tokensource.New(tokensource.Config{
+//		Name:  "acme",
+//		Grant: tokensource.ClientCredentials(tokenendpoint.New(url, id, secret)),
+//	})
+//	...
+//	defer source.Close(ctx)
+//	token, err := source.Token(ctx, tokensource.Key{})
+//
+// How a token is obtained is a [Grant]. There is a constructor for each of
+// OAuth's: [ClientCredentials], [Password], [AuthorizationCode], [RefreshToken],
+// and [Request] for whatever else responds with a token. Package tokenendpoint
+// makes the calls, in the dialects of real providers too.
+//
+// A program rarely asks for a token itself. Package bearer is an
+// http.RoundTripper that puts tokens into requests and renews one that an API
+// refuses. [Source.TokenSource] is a golang.org/x/oauth2 TokenSource.
+//
+// # Errors
+//
+// [Source.Token] fails with one of the package's sentinels, to be tested with
+// errors.Is. [RetryAfter] says when to ask again.
+//
+// # Many processes
+//
+// With a [tokenstore.Store] a token outlives the process. Processes that share
+// the store renew each token once: see docs/decisions/0008-renewal-in-a-fleet.md.
 package tokensource

@@ -93,12 +93,12 @@ func (s *Source) ttl(rec *tokenstore.Record) time.Duration {
 // clock says counts for nothing.
 type watch struct {
 	id    string
-	beat  uint64
+	count uint64
 	since time.Time
 }
 
 func (w *watch) expired(now time.Time, other *tokenstore.Lease) bool {
-	if w.id != other.ID || w.beat != other.Heartbeat {
+	if w.id != other.ID || w.count != other.Heartbeat {
 		*w = watch{other.ID, other.Heartbeat, now}
 	}
 	return now.Sub(w.since) >= min(max(time.Duration(other.TTL)*time.Millisecond, minLeaseTTL), maxLeaseTTL)
@@ -152,7 +152,7 @@ func (s *Source) takeLease(ctx context.Context, e *entry, call Reason, st *store
 }
 
 // lease is one renewal's. Its flight alone uses it, but while a call is under
-// way: then the beat does.
+// way: then the heartbeat does.
 type lease struct {
 	s *Source
 	e *entry
@@ -212,7 +212,7 @@ func (l *lease) heartbeat(ctx context.Context) error {
 		l.raw, l.rec = raw, next
 		l.sure(now)
 	case errors.Is(err, tokenstore.ErrConflict):
-		// It may be our own, of a beat whose outcome did not reach us, or with a code
+		// It may be our own, of a heartbeat whose outcome did not reach us, or with a code
 		// that was noted meanwhile.
 		st, err := l.s.read(ctx, l.e)
 		switch {

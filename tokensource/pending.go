@@ -13,7 +13,7 @@ import (
 
 // A keyed source has too many records to look through at the start, and a
 // renewal that was cut off must not wait until its key is next used: some
-// providers take the old refresh token for seconds only. So before an intent
+// providers take the old refresh token for seconds only. So before a lease
 // is written, its key is noted in one of a few records beside the others, which
 // all processes share and each reads at its start.
 

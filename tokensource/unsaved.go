@@ -8,10 +8,10 @@ import (
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore"
 )
 
-// checkAfter is how long after it was written it is looked whether a refresh
-// token is still in the store. A fail-over may lose the last write and leave
-// the intent before it: then others send the old refresh token after
-// lapseAfter, unless the new one is written back before.
+// checkAfter is the delay before a newly written refresh token is read back. A
+// fail-over of the store may lose the last write and leave the lease before it.
+// Then others send the old refresh token after leaseTTL, unless the new one is
+// written again first.
 const checkAfter = 2 * time.Second
 
 // rewrite writes a token that the store did not take before. If another
@@ -40,7 +40,7 @@ func (r *renewal) rewrite(ctx context.Context) (*Token, error) {
 			e.written(was)
 			return st.token, nil // somebody else got there first
 		}
-		rec := *st.rec // of this very token: another's intent, doubt and refusal stay
+		rec := *st.rec // of this very token: another's lease, doubt and refusal stay
 		if !same {
 			if !state.is {
 				s.log.Error(lostWrite, "source", s.cfg.Name, "key", e.key.String(), "stored_generation", st.rec.Generation, "generation", cur.generation)

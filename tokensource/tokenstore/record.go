@@ -13,7 +13,7 @@ import (
 )
 
 // recordVersion is the format that this release writes. Version 1 had neither
-// checksum nor intent, and was never sealed; it is still read.
+// checksum nor lease, and was never sealed; it is still read.
 const recordVersion = 2
 
 // Record is what is stored of one key: its token, and who is renewing it. New
