@@ -183,7 +183,7 @@ func asForm(t *testing.T, answer []byte) string {
 // TestFault10SlowAnswer is cut at the deadline of the whole call: each byte comes in time, and the answer never would.
 func TestFault10SlowAnswer(t *testing.T) {
 	s := keeps(t, "timeout 300ms", provider.SlowBody(20))
-	s.wantLogged(t, "no complete answer in time")
+	s.wantLogged(t, "no complete response in time")
 }
 
 // TestFault11Redirects of a token call go nowhere: the client's secret would go with them.

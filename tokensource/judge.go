@@ -93,7 +93,7 @@ func uncertain(err error) bool {
 }
 
 // spent reports whether a code that was sent is no good any more: refused,
-// taken by an answer that could not be read, or perhaps so by one that did not
+// taken by a response that could not be read, or perhaps so by one that did not
 // come. When the endpoint was out of order or throttling, or was never
 // reached, it is good still.
 func spent(err error) bool {

@@ -39,11 +39,11 @@ func stateAt(now time.Time, t *Token) state {
 
 // Lifetime says how long a token is believed to live.
 type Lifetime struct {
-	// Default is assumed when the answer does not say. Default: 1h.
+	// Default is assumed when the response does not say. Default: 1h.
 	Default time.Duration
-	// Max caps what an answer says. Default: no cap.
+	// Max caps what a response says. Default: no cap.
 	Max time.Duration
-	// Forever: tokens never expire, whatever the answer says.
+	// Forever: tokens never expire, whatever the response says.
 	Forever bool
 }
 
@@ -54,7 +54,7 @@ type RefreshAhead struct {
 	Max      time.Duration // Default: 5m
 }
 
-// absurdLifetime is where an answer stops being believed: an epoch taken for
+// absurdLifetime is where a response stops being believed: an epoch taken for
 // seconds, 1e18, a typing error. Ten years.
 const absurdLifetime = 10 * 365 * 24 * time.Hour
 

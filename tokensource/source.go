@@ -425,7 +425,7 @@ func (s *Source) mayForce(e *entry, now time.Time) (time.Duration, error) {
 
 // Exchange gives the source an authorization code for the key. The code is
 // sent once: the same code again returns the first outcome. It waits for the
-// answer no longer than ctx, but the answer is taken whatever becomes of ctx.
+// answer no longer than ctx, but the response is taken whatever becomes of ctx.
 func (s *Source) Exchange(ctx context.Context, k Key, c Code) (*Token, error) {
 	g, ok := s.cfg.Grant.(CodeGrant)
 	if !ok {

@@ -53,7 +53,7 @@ func (t *Token) Authorization() string { return t.authorization }
 // shared: do not change it.
 func (t *Token) HeaderValue() []string { return t.header[:1:1] }
 
-// Field returns a scalar member of the answer that the token came in.
+// Field returns a scalar member of the response that the token came in.
 func (t *Token) Field(name string) (string, bool) {
 	for _, f := range t.fields {
 		if f.Name == name {
@@ -100,7 +100,7 @@ func (t *Token) OAuth2() *oauth2.Token {
 	}
 	tok := &oauth2.Token{
 		AccessToken:  t.AccessToken(),
-		TokenType:    "Bearer", // whatever the answer calls it (eBay: "Application Access Token")
+		TokenType:    "Bearer", // whatever the response calls it (eBay: "Application Access Token")
 		RefreshToken: t.refresh,
 		Expiry:       t.expiry,
 	}

@@ -151,7 +151,7 @@ func (ep *Endpoint) attempt(ctx context.Context, call string, params []Param, va
 	}
 	if err != nil {
 		fail.Err, _ = plainError(ctx, err)
-		// what a refusal says is in its status; only an answer is lost when cut
+		// what a refusal says is in its status; only a response is lost when cut
 		fail.Class = ep.Response.classOf(res, nil, "")
 		fail.RetryAfter = parseRetryAfter(res.Header.Get("Retry-After"), time.Now())
 		return nil, fail
@@ -160,8 +160,8 @@ func (ep *Endpoint) attempt(ctx context.Context, call string, params []Param, va
 }
 
 var (
-	errTimeout = errors.New("no complete answer in time")
-	errTooLong = fmt.Errorf("the answer is longer than %d KiB", maxResponse>>10)
+	errTimeout = errors.New("no complete response in time")
+	errTooLong = fmt.Errorf("the response is longer than %d KiB", maxResponse>>10)
 )
 
 // plainError is err without what must not be told: net/http's errors quote
@@ -194,7 +194,7 @@ func plainError(ctx context.Context, err error) (plain error, sent bool) {
 	case errors.As(err, &op):
 		return op, sent
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return errors.New("the connection was closed before the answer was complete"), sent
+		return errors.New("the connection was closed before the response was complete"), sent
 	}
-	return fmt.Errorf("the answer is not well-formed HTTP, or not of the expected kind (%T)", err), sent
+	return fmt.Errorf("the response is not well-formed HTTP, or not of the expected kind (%T)", err), sent
 }

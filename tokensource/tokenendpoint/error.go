@@ -36,21 +36,21 @@ func (c Class) String() string {
 	return [...]string{"transient", "throttled", "permanent"}[c]
 }
 
-// Error is a failed token call. It never holds the answer's body, nor
+// Error is a failed token call. It never holds the response's body, nor
 // anything that was sent.
 type Error struct {
 	// Call is what was asked: the grant's type, or refresh_token.
 	Call string
 	// Host is the endpoint's host and port.
 	Host string
-	// Status is the HTTP status; 0 when there was no answer.
+	// Status is the HTTP status; 0 when there was no response.
 	Status int
-	// Code is the answer's error code (RFC 6749, section 5.2), when it is one
+	// Code is the response's error code (RFC 6749, section 5.2), when it is one
 	// by its form.
 	Code string
 	// Class is what the failure means.
 	Class Class
-	// RetryAfter is what the answer asked for, uncapped; 0 if nothing.
+	// RetryAfter is what the response asked for, uncapped; 0 if nothing.
 	RetryAfter time.Duration
 	// Sent reports whether the request may have reached the endpoint: what was
 	// in it may be used up.

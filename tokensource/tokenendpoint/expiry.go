@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// ExpiryKind is what an answer's expiry is counted in.
+// ExpiryKind is what a response's expiry is counted in.
 type ExpiryKind string
 
 // The kinds.

@@ -12,11 +12,11 @@ import (
 	"strings"
 )
 
-// Matcher is one thing that can be said of an answer: its status, a header,
+// Matcher is one thing that can be said of a response: its status, a header,
 // or a member of its JSON body. Exactly one of Status, Header and JSON is
 // set. The same matchers judge token endpoints and APIs.
 type Matcher struct {
-	// Status: the answer's status is one of these.
+	// Status: the response's status is one of these.
 	Status []int `json:"status,omitempty"`
 	// Header: a header of this name has a value that matches one of Values.
 	Header string `json:"header,omitempty"`

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// Format is how an answer is written.
+// Format is how a response is written.
 type Format string
 
 // The formats.
@@ -47,7 +47,7 @@ type Field struct{ Name, Value string }
 type ResponseOptions struct {
 	// Format. Default: FormatAuto.
 	Format Format
-	// Status lists the statuses that an answer with a token may have.
+	// Status lists the statuses that a response with a token may have.
 	// Default: any 2xx.
 	Status []int
 	// AccessToken and RefreshToken are paths, the first that is there wins;
@@ -58,7 +58,7 @@ type ResponseOptions struct {
 	// Default: expires_in, ExpiryAuto.
 	ExpiresIn  []string
 	ExpiryKind ExpiryKind
-	// ErrorWhen marks an answer as an error, whatever its status.
+	// ErrorWhen marks a response as an error, whatever its status.
 	ErrorWhen []Matcher
 	// Transient, Throttled and Permanent say what an error means, in this order
 	// and before the defaults of [ResponseOptions.classOf] do.
@@ -68,16 +68,16 @@ type ResponseOptions struct {
 }
 
 // ErrBadToken says that a token could not go into a header, see [ValidToken].
-var ErrBadToken = errors.New("the answer's token has characters that must not go into a header")
+var ErrBadToken = errors.New("the response's token has characters that must not go into a header")
 
 var (
-	errNotResponse = errors.New("the answer is not readable as a token answer")
-	errNoToken     = errors.New("the answer has no access token")
-	errErrorWhen   = errors.New("the answer is an error by error_when")
-	errRedirect    = errors.New("the answer is a redirect, which is not followed: expected the token endpoint itself")
+	errNotResponse = errors.New("the response is not readable as a token response")
+	errNoToken     = errors.New("the response has no access token")
+	errErrorWhen   = errors.New("the response is an error by error_when")
+	errRedirect    = errors.New("the response is a redirect, which is not followed: expected the token endpoint itself")
 )
 
-// read judges an answer. fail is filled in and returned when it brings no token.
+// read judges a response. fail is filled in and returned when it brings no token.
 func (r *ResponseOptions) read(fail *Error, res *http.Response, body []byte, secrets []string) (*Response, error) {
 	doc := r.parse(res, body)
 	isError := AnyMatches(r.ErrorWhen, res.StatusCode, res.Header, doc)
@@ -201,7 +201,7 @@ func (r *ResponseOptions) lifetime(header http.Header, doc any, access string) t
 	return parseExpiry(r.ExpiryKind, r.first(r.ExpiresIn, "expires_in", header, doc), now)
 }
 
-// What is kept of an answer's other members.
+// What is kept of a response's other members.
 const (
 	maxFields    = 16
 	maxFieldSize = 1 << 10
@@ -285,7 +285,7 @@ func (r *ResponseOptions) classOf(res *http.Response, doc any, code string) Clas
 
 var codeForm = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.:-]{0,63}$`)
 
-// errorCode finds the error code of an answer, if it looks like one.
+// errorCode finds the error code of a response, if it looks like one.
 func errorCode(doc any) string {
 	for _, path := range []string{"error", "error.code", "errorCode", "code"} {
 		value, _ := lookupPath(doc, path)

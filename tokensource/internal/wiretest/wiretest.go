@@ -141,7 +141,7 @@ func MustFail(t testing.TB, ep *tokenendpoint.Endpoint, params ...tokenendpoint.
 	return ee
 }
 
-// Failing is a transport that brings no answer.
+// Failing is a transport that brings no response.
 func Failing(err error) *Wire {
 	return &Wire{Respond: func(*http.Request) (*http.Response, error) { return nil, err }}
 }

@@ -68,7 +68,7 @@ type Config struct {
 	Replicas int
 	// Timeout bounds the dialing, and each exchange with the server. Two fit into
 	// a call: a new connection begins with one. Default: 3s, so that a server
-	// which needs 2 s for an answer serves.
+	// which needs 2 s for a response serves.
 	Timeout time.Duration
 }
 
@@ -158,7 +158,7 @@ func (s *Store) Load(ctx context.Context, key string) ([]byte, error) {
 	return value, err
 }
 
-// Swap implements [tokenstore.Store]. When an answer is lost, it looks whether
+// Swap implements [tokenstore.Store]. When a response is lost, it looks whether
 // its value is there; so no two processes should write the same.
 func (s *Store) Swap(ctx context.Context, key string, old, value []byte) error {
 	args := []any{value, 0}
@@ -194,7 +194,7 @@ func (s *Store) Swap(ctx context.Context, key string, old, value []byte) error {
 	})
 }
 
-var errUnsure = errors.New("an answer was lost, and something else is there now: whether the value was written is not known")
+var errUnsure = errors.New("a response was lost, and something else is there now: whether the value was written is not known")
 
 // waited reports whether enough replicas have the write.
 func (s *Store) waited(wait *redis.Cmd) error {
