@@ -37,9 +37,9 @@ var errLeaseLost = fmt.Errorf("another process took the renewal over: %w", ErrUn
 // claim takes the lease of the entry's record. enough is asked of each reading
 // whether that ends it: with what somebody else has stored (done), or with an
 // error. Then, and where nothing needs a lease, there is none.
-func (s *Source) claim(ctx context.Context, e *entry, call Reason, cur *Token, enough func(*stored) (bool, error)) (st *stored, l *lease, done bool, err error) {
+func (r *renewal) claim(ctx context.Context, cur *Token, enough func(*stored) (bool, error)) (st *stored, l *lease, done bool, err error) {
+	s, e := r.s, r.e
 	var w watch
-	noted := false
 	for {
 		if st, err = s.read(ctx, e); err != nil {
 			return nil, nil, false, err
@@ -55,13 +55,13 @@ func (s *Source) claim(ctx context.Context, e *entry, call Reason, cur *Token, e
 				continue
 			}
 		}
-		if s.notesPending() && !noted {
+		if s.notesPending() && !r.noted {
 			if err = s.notePending(ctx, e.key); err != nil {
 				return nil, nil, false, err
 			}
-			noted = true
+			r.noted = true
 		}
-		l, err = s.takeLease(ctx, e, call, st, cur)
+		l, err = s.takeLease(ctx, e, r.why, st, cur)
 		switch {
 		case errors.Is(err, tokenstore.ErrConflict):
 			continue // another contender won

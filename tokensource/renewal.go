@@ -35,6 +35,7 @@ type renewal struct {
 	unsettled bool
 	code      bool // it exchanges a code
 	noInitial bool // the initial refresh token is known to be refused for good
+	noted     bool // it wrote a note, see pending.go
 }
 
 // How a token came.
@@ -173,7 +174,7 @@ func (r *renewal) acquire(ctx context.Context) (cur *Token, done bool, err error
 	}
 	var st *stored
 	if err == nil {
-		st, r.lease, done, err = s.claim(ctx, e, r.why, cur, func(st *stored) (bool, error) { return r.enough(st, cur, refusal) })
+		st, r.lease, done, err = r.claim(ctx, cur, func(st *stored) (bool, error) { return r.enough(st, cur, refusal) })
 	}
 	switch {
 	case done:
@@ -506,7 +507,7 @@ func (r *renewal) finish(t *Token, err error) (lost bool, _ error) {
 		s.launch(s.life, e, ReasonAhead, nil, (*renewal).renew) // it was cut off; no request may come for long
 		return lost, nil
 	}
-	if s.notesPending() && r.why != ReasonCode && !r.aside {
+	if r.noted {
 		s.finished.add(e.key)
 	}
 	s.schedule(e, now)
