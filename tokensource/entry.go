@@ -30,12 +30,25 @@ type entry struct {
 	size    int64 // in memory, see table.weigh
 	unread  bool  // the store could not be read at the start
 
-	deadRefresh string // a refresh token that was refused
-	lost        bool   // and only a person can bring the next
-	setAside    string // sum of the damaged record that was set aside
-	lastLease   string // the last lease that this entry took
-	lastSent    bool   // and something was sent under it
+	refresh   refreshState
+	lost      bool   // the refresh token is refused, and only a person can bring the next
+	setAside  string // sum of the damaged record that was set aside
+	lastLease string // the last lease that this entry took
+	lastSent  bool   // and something was sent under it
 }
+
+// refreshState is what is known of a refresh token that failed, of a grant that
+// needs nobody: it stands in for the refresh meanwhile.
+type refreshState struct {
+	token string // the refresh token that is meant
+	dead  bool   // it is not sent again
+	fails int    // how often the endpoint was out of order for it
+	after time.Time
+}
+
+// maxRefreshFails is how often a refresh may come to nothing, for whatever
+// reason, until its refresh token is given up for the grant.
+const maxRefreshFails = 3
 
 // unsaved is the state of a token that the store has not taken yet, or that is
 // to be looked after.
@@ -52,14 +65,6 @@ type unsaved struct {
 
 // due reports whether the store is to be called for the token.
 func (u *unsaved) due() bool { return u.is || u.check }
-
-// failure is what is remembered of a renewal that did not work.
-type failure struct {
-	attempts  int       // in a row
-	err       error     // nil: none
-	until     time.Time // no attempt before
-	permanent bool      // no attempt until the settings or the store change
-}
 
 // codeMemory remembers the last authorization code by its hash, so that a
 // code that is handed over twice is sent once.
@@ -89,20 +94,21 @@ func (e *entry) finish(r *renewal, t *Token, err error, now time.Time) (newlyLos
 		}
 		e.tok = t
 	}
+	worked := e.failure.fault == FaultEndpoint && r.s.gate.workedSince(e.failure.at)
 	switch {
 	case r.why == reasonResume:
 		e.unread = ofStore(err)
 		switch {
 		case err == nil && newer(t, before): // somebody has put it right
-			e.failure, e.deadRefresh = failure{}, ""
+			e.failure, e.refresh = failure{}, refreshState{}
 		case err != nil && !e.unread:
-			e.failure = remember(e.failure, err, now)
+			e.failure = remember(e.failure, err, now, worked, random())
 		}
 	case err == nil && r.aside:
 	case err == nil:
-		e.failure, e.deadRefresh = failure{}, ""
-		if r.via != viaStore {
-			e.renewed = now
+		e.failure = failure{}
+		if r.via != viaGrant { // else the refresh token's state is still of use
+			e.refresh = refreshState{}
 		}
 	case r.why == reasonWrite:
 		e.unsaved.tries++
@@ -110,10 +116,13 @@ func (e *entry) finish(r *renewal, t *Token, err error, now time.Time) (newlyLos
 	case r.why == ReasonCode:
 		// A code that fails says nothing of the token that is there, or of the
 		// next renewal.
+	case !r.called && e.failure.err != nil && FaultOf(err) == e.failure.fault:
+		// It was not its turn: nothing new is known.
+		e.failure.until = now.Add(min(max(RetryAfter(err), backoffMin), recheckStore))
 	default:
-		e.failure = remember(e.failure, err, now)
-		if !e.failure.permanent && RetryAfter(err) == 0 {
-			e.failure.until = hurry(now, e.failure.until, e.tok)
+		e.failure = remember(e.failure, err, now, worked, random())
+		if e.failure.fault == FaultEndpoint && RetryAfter(e.failure.err) == 0 {
+			e.failure.hurryAt = hurry(now, r.s.gate.wakes(), e.tok)
 		}
 	}
 	e.flight = nil
@@ -124,14 +133,17 @@ func (e *entry) finish(r *renewal, t *Token, err error, now time.Time) (newlyLos
 	return newlyLost, err
 }
 
-// forgetRefusal takes back a refusal that was remembered, unless a person has
-// to put it right.
-func (e *entry) forgetRefusal() {
+// reconsider has a refusal that was remembered looked at again, unless only a
+// person can put it right. It reports whether there was one.
+func (e *entry) reconsider() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.failure.permanent && !errors.Is(e.failure.err, ErrAuthorizationRequired) {
-		e.failure = failure{}
+	if e.failure.err == nil || e.failure.fault == FaultConsent {
+		return false
 	}
+	e.failure.until, e.failure.callAt = time.Time{}, time.Time{}
+	e.refresh.after = time.Time{}
+	return true
 }
 
 // obtained notes whether the store has taken a new token.
@@ -160,12 +172,36 @@ func (e *entry) copyLater(at time.Time) bool {
 	return true
 }
 
-// refreshRefused remembers a refresh token that was refused: should the grant
-// fail too, it is not tried again.
+// refreshRefused remembers a refresh token that is not sent again.
 func (e *entry) refreshRefused(refreshToken string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.deadRefresh = refreshToken
+	e.refresh = refreshState{token: refreshToken, dead: true}
+}
+
+// refreshFailed remembers that a refresh came to nothing, and that the grant
+// stands in for it. after: not before then is the refresh token sent again.
+func (e *entry) refreshFailed(refreshToken string, after time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.refresh.token != refreshToken {
+		e.refresh = refreshState{token: refreshToken}
+	}
+	e.refresh.after = after
+	if e.refresh.fails++; e.refresh.fails >= maxRefreshFails {
+		e.refresh.dead = true
+	}
+}
+
+// mayRefresh reports whether a refresh token may be sent now, and whether it is
+// worth keeping.
+func (e *entry) mayRefresh(refreshToken string, now time.Time) (may, keep bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.refresh.token != refreshToken {
+		return true, true
+	}
+	return !e.refresh.dead && !now.Before(e.refresh.after), !e.refresh.dead
 }
 
 // codeSent remembers what became of an authorization code.

@@ -15,8 +15,8 @@ var (
 	// ErrUnavailable: the token endpoint (or the store) cannot be reached, is
 	// failing or is throttling; later may do. See [RetryAfter].
 	ErrUnavailable = tokenendpoint.ErrUnavailable
-	// ErrRefused: the token endpoint refused in a way that a repetition does
-	// not mend. It is remembered until the settings or the store change.
+	// ErrRefused: the token endpoint refuses the client or the key, see [FaultOf].
+	// It is asked again by and by; a caller need not wait for that.
 	ErrRefused = tokenendpoint.ErrRefused
 	// ErrUnreadable is an ErrRefused of this side: the stored token was written
 	// by a newer release, or sealed with another key.

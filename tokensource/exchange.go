@@ -30,11 +30,18 @@ func (r *renewal) exchange(ctx context.Context, g CodeGrant, c Code, sum [sha256
 	case newer(st.token, cur):
 		cur = st.token
 	}
-	res, err := r.call(ctx, func(ctx context.Context) (*tokenendpoint.Response, error) {
+	s.gate.push()
+	r.entered = true
+	res, err := r.call(ctx, callCode, func(ctx context.Context) (*tokenendpoint.Response, error) {
 		return g.Exchange(ctx, Vars{s.cfg.KeyNames, e.key}, c)
 	})
+	r.leave()
 	var t *Token
 	if err == nil {
+		if res.RefreshToken.Empty() && cur != nil && !cur.orphan.Load() {
+			// Google gives a refresh token at the first consent alone, and it stays good.
+			res.RefreshToken = tokenendpoint.NewSecret(cur.refresh)
+		}
 		t, err = r.take(ctx, cur, res)
 	}
 	if err != nil && (res != nil || spent(err)) {

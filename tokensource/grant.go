@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
@@ -38,6 +39,11 @@ type GrantInfo struct {
 	// InitialRefreshToken is a refresh token from elsewhere, to begin with; empty:
 	// none.
 	InitialRefreshToken tokenendpoint.Secret
+	// PerKey: what Token sends depends on the key, so that a refusal of it may be
+	// about the one key.
+	PerKey bool
+	// ClientPerKey: so do the client's credentials.
+	ClientPerKey bool
 	// SameEndpoint: Token and Refresh call the same place, so that one's outage is
 	// the other's.
 	SameEndpoint bool
@@ -63,14 +69,17 @@ type Vars struct {
 	key   Key
 }
 
+// keyPrefix begins the names of the key's variables.
+const keyPrefix = "key."
+
 // Lookup returns the value of a variable such as key.user.
 func (v Vars) Lookup(name string) (string, bool) {
-	const prefix = "key."
-	if len(name) <= len(prefix) || name[:len(prefix)] != prefix {
+	name, ok := strings.CutPrefix(name, keyPrefix)
+	if !ok {
 		return "", false
 	}
 	for i, value := range v.key.Values() {
-		if i < len(v.names) && v.names[i] == name[len(prefix):] {
+		if i < len(v.names) && v.names[i] == name {
 			return value, true
 		}
 	}
@@ -113,8 +122,31 @@ func (g *EndpointGrant) Info() GrantInfo {
 		Interactive:         g.Interactive,
 		Refreshable:         g.RefreshEndpoint != nil,
 		InitialRefreshToken: g.InitialRefreshToken,
+		PerKey:              !g.Interactive && g.usesKey(),
+		ClientPerKey:        usesKey(g.Endpoint.Client.ID) || usesKey(g.Endpoint.Client.Secret),
 		SameEndpoint:        g.RefreshEndpoint == nil || g.RefreshEndpoint.URL.Text() == g.Endpoint.URL.Text(),
 	}
+}
+
+// usesKey reports whether the grant's call depends on the key.
+func (g *EndpointGrant) usesKey() bool {
+	ep := g.Endpoint
+	for _, p := range slices.Concat(g.Params, ep.Params) {
+		if usesKey(p.Value) {
+			return true
+		}
+	}
+	for _, h := range ep.Header {
+		if usesKey(h.Value) {
+			return true
+		}
+	}
+	return usesKey(ep.URL) || usesKey(g.Scope) || usesKey(ep.Client.ID) || usesKey(ep.Client.Secret)
+}
+
+// usesKey reports whether a template has a variable of the key.
+func usesKey(t tokenendpoint.Template) bool {
+	return slices.ContainsFunc(t.Variables(), func(name string) bool { return strings.HasPrefix(name, keyPrefix) })
 }
 
 // params are the grant's own parameters and the scope.

@@ -2,29 +2,68 @@ package tokensource
 
 import (
 	"errors"
-	"net/http"
 	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
-// What a failed call says, and of whom: pure functions of the error.
+// What follows from a failure: pure functions of the error.
 
-// remember is the failure after another error.
-func remember(last failure, err error, now time.Time) failure {
-	next := failure{attempts: last.attempts + 1, err: err}
+// failure is what is remembered of a renewal that did not work.
+type failure struct {
+	err   error // nil: none
+	fault Fault
+	at    time.Time // when it was
+	since time.Time // when the first in a row was
+	// attempts in a row that failed.
+	attempts int
+	// alone are those of them since which the endpoint has worked for other keys.
+	alone int
+	// until: no renewal before, not even a look into the store.
+	until time.Time
+	// callAt: no token call before, unless the store has something new. It is far
+	// away where only a person, or another process, can help.
+	callAt time.Time
+	// hurryAt: an attempt is as urgent as if a request waited for it, for the
+	// token that still lives will not for long. Zero: it is not.
+	hurryAt time.Time
+}
+
+// never is far away.
+const never = 100 * 365 * 24 * time.Hour
+
+// remember is the failure after another error. endpointWorked: the endpoint has
+// done its work for others since the last failure.
+func remember(last failure, err error, now time.Time, endpointWorked bool, random float64) failure {
+	next := failure{err: err, fault: FaultOf(err), at: now, since: now, attempts: 1}
+	if last.err != nil {
+		next.since, next.attempts = last.since, last.attempts+1
+	}
 	var chained *tokenendpoint.AuthorizerError
 	switch {
+	case errors.Is(err, ErrUnreadable):
+		next.until, next.callAt = now.Add(recheckStore), now.Add(never)
 	case ofStore(err):
-		next.until = now.Add(min(retryAfter(0, next.attempts, random()), storeRetryMax))
-	case errors.As(err, &chained) && final(chained.Err):
+		next.until = now.Add(min(retryAfter(0, next.attempts, storeRetryMax, random), storeRetryMax))
+	case errors.As(err, &chained):
 		// It is the other source's to remember: this one asks it again.
-		next.until = now.Add(recheckStore)
-	case final(err):
-		next.permanent = true
-		next.until = now.Add(recheckStore)
+		next.until = now.Add(min(max(RetryAfter(err), backoffMin), recheckStore))
+	case next.fault == FaultConsent:
+		next.until, next.callAt = now.Add(recheckStore), now.Add(never)
+	case next.fault == FaultSuspected:
+		next.until, next.callAt = now.Add(recheckStore), now.Add(suspectAfter(next.attempts, statusOf(err) == 401))
+	case next.fault == FaultUser:
+		next.until = now.Add(min(backoff(next.attempts, userRetryMax), recheckStore))
+		next.callAt = now.Add(backoff(next.attempts, userRetryMax))
+	case next.fault == FaultClient:
+		next.until = now.Add(min(max(RetryAfter(err), backoffMin), recheckStore))
+	case last.fault == FaultEndpoint && endpointWorked:
+		next.alone = last.alone + 1
+		next.until = now.Add(retryAfter(0, next.alone, userRetryMax/10, random))
+	case next.fault == FaultEndpoint: // the gate knows for how long
+		next.until = now.Add(backoffMin)
 	default:
-		next.until = now.Add(retryAfter(RetryAfter(err), next.attempts, random()))
+		next.until = now.Add(retryAfter(RetryAfter(err), next.attempts, userRetryMax, random))
 	}
 	return next
 }
@@ -34,53 +73,25 @@ func final(err error) bool {
 	return errors.Is(err, ErrRefused) || errors.Is(err, ErrAuthorizationRequired)
 }
 
-// refusedForGood reports whether it was this source's endpoint that refused:
-// what another source that the call leans on was told is not meant.
-func refusedForGood(err error) bool {
-	var chained *tokenendpoint.AuthorizerError
-	return errors.Is(err, ErrRefused) && !errors.As(err, &chained)
-}
-
-// grantRefused reports whether an error says that the refresh token is no good,
-// for good, and not that the client or the request is at fault: that is mended
-// in the settings. Servers tell a used refresh token in many ways
-// (unauthorized_client, invalid_request): where it may have been used, any
-// refusal of it counts.
-func grantRefused(err error, doubt bool) bool {
-	var ee *tokenendpoint.Error
-	if !errors.As(err, &ee) {
-		return false
-	}
-	if doubt && ee.Status == http.StatusBadRequest && ee.Code == "" {
-		return true // all that Glewlwyd says
-	}
-	if !refusedForGood(err) {
-		return false
-	}
-	switch ee.Code {
-	case "invalid_client", "invalid_target":
-		return false
-	case "unauthorized_client", "unsupported_grant_type", "invalid_request", "invalid_scope":
-		return doubt
-	case "":
-		return ee.Status != http.StatusUnauthorized || doubt
-	}
-	return true
-}
-
-func judge(err error) Verdict {
+// endpointError returns the endpoint's part of an error; nil: there is none, or
+// it is of another source that the call leans on.
+func endpointError(err error) *tokenendpoint.Error {
 	var ee *tokenendpoint.Error
 	var chained *tokenendpoint.AuthorizerError
+	if errors.As(err, &chained) || !errors.As(err, &ee) {
+		return nil
+	}
+	return ee
+}
+
+// verdictOf is what a call says to the endpoint's breaker.
+func verdictOf(err error, fault Fault) Verdict {
 	switch {
 	case err == nil:
 		return Works
-	case errors.As(err, &chained):
+	case endpointError(err) == nil, throttled(err):
 		return Neutral
-	case !errors.As(err, &ee), ee.Class == tokenendpoint.Throttled:
-		return Neutral
-	case ee.Class == tokenendpoint.Transient:
-		return Fails
-	case ee.Code == "invalid_client", ee.Code == "unauthorized_client", ee.Status == 401 && ee.Code == "":
+	case fault == FaultEndpoint:
 		return Fails
 	}
 	return Works
@@ -94,9 +105,12 @@ func uncertain(err error) bool {
 
 // spent reports whether a code that was sent is no good any more: refused,
 // taken by a response that could not be read, or perhaps so by one that did not
-// come. When the endpoint was out of order or throttling, or was never
-// reached, it is good still.
+// come. When the endpoint was out of order or throttling, refused the client, or
+// was never reached, it is good still.
 func spent(err error) bool {
-	var ee *tokenendpoint.Error
-	return errors.As(err, &ee) && ee.Sent && ee.Status < 500 && ee.Class != tokenendpoint.Throttled
+	ee := endpointError(err)
+	if ee == nil || !ee.Sent {
+		return false
+	}
+	return ee.Status < 500 && ee.Class != tokenendpoint.Throttled && FaultOf(err) != FaultClient
 }

@@ -44,11 +44,21 @@ func (r *renewal) claim(ctx context.Context, cur *Token, enough func(*stored) (b
 		if st, err = s.read(ctx, e); err != nil {
 			return nil, nil, false, err
 		}
-		if done, err = enough(st); done || err != nil || s.needsNoLease(st, cur) {
+		if done, err = enough(st); done || err != nil {
 			return st, nil, done, err
+		}
+		switch waited, err := r.enter(ctx); {
+		case err != nil:
+			return st, nil, false, err
+		case waited && s.store != nil:
+			continue // it may have changed meanwhile
+		}
+		if s.needsNoLease(st, cur) {
+			return st, nil, false, nil
 		}
 		if other := st.rec.Lease; other != nil && !own(e, other) {
 			if !w.expired(time.Now(), other) && !s.store.Dead(ctx, other.By) {
+				r.leave() // another process makes the call
 				if sleep(ctx, pollEvery+time.Duration(random()*float64(pollEvery))) != nil || s.draining.Load() {
 					return st, nil, false, fmt.Errorf("another process is renewing the token: %w", ErrUnavailable)
 				}
@@ -301,7 +311,7 @@ func (l *lease) release(ctx context.Context, err error) {
 	// not said of that
 	if l.sent != "" && (l.sent == next.RefreshToken || next.Generation == 0) {
 		switch {
-		case grantRefused(err, l.rec.Doubt > 0):
+		case FaultOf(err) == FaultConsent:
 			at := l.s.store.Stamp()
 			next.Refused = &at
 		case uncertain(err):

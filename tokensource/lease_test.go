@@ -67,7 +67,7 @@ func TestKilledInTheFirstCall(t *testing.T) {
 
 // Servers tell a used refresh token in words that mean the client elsewhere
 // (Gitea: unauthorized_client). After a renewal that was cut off, any refusal
-// counts; without one, these do not.
+// counts; without one, the refresh token is kept.
 func TestUsedRefreshTokenInOtherWords(t *testing.T) {
 	for _, cut := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
@@ -83,8 +83,8 @@ func TestUsedRefreshTokenInOtherWords(t *testing.T) {
 			s := newSource(t, tokensource.Config{Grant: g, Store: store})
 			s.Resume()
 			time.Sleep(20 * time.Second)
-			err := wantErr(t, s, noKey, tokensource.ErrRefused)
-			if lost := errors.Is(err, tokensource.ErrAuthorizationRequired); lost != cut || s.Stats().NeedPerson != map[bool]int{true: 1}[cut] {
+			err := wantErr(t, s, noKey, tokensource.ErrAuthorizationRequired)
+			if lost := tokensource.FaultOf(err) == tokensource.FaultConsent; lost != cut || s.Stats().NeedPerson != map[bool]int{true: 1}[cut] {
 				t.Errorf("cut off %v: %v, Stats %+v", cut, err, s.Stats())
 			}
 			if refused != 1 {

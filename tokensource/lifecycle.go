@@ -60,14 +60,27 @@ const lookEvery = 10 * time.Second
 
 // looks reports whether only the store can help the source's one token, or it
 // could not be read at the start. The caller holds e.mu.
-func (s *Source) looks(e *entry) bool {
-	return s.single != nil && s.store != nil && (e.failure.permanent || (e.unread && e.tok == nil && e.failure.err == nil))
+func (s *Source) looks(e *entry, now time.Time) bool {
+	return s.single != nil && s.store != nil &&
+		(now.Before(e.failure.callAt) || (e.unread && e.tok == nil && e.failure.err == nil))
 }
 
-// Reconsider forgets refusals that were remembered: what was wrong at the
-// provider may have been put right. It is for a reload of the settings.
-func (s *Source) Reconsider() {
-	s.each((*entry).forgetRefusal)
+// Reconsider has the refusals that are remembered looked at again at once: what
+// was wrong may have been put right. newClient says that the client's
+// credentials are others now. Refresh tokens that are refused for good stay so:
+// see [Source.Retry].
+func (s *Source) Reconsider(newClient bool) {
+	s.gate.reconsider(newClient)
+	now := time.Now()
+	s.each(func(e *entry) {
+		if e.reconsider() {
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			if e.flight == nil && !e.evicted {
+				s.schedule(e, now)
+			}
+		}
+	})
 }
 
 // StoreChanged tells that the store is another one: the tokens are written to
@@ -154,6 +167,7 @@ func (s *Source) Close(ctx context.Context) error {
 	s.mu.Unlock()
 	s.Drain()
 	defer s.end()
+	defer s.gate.close()
 	s.each((*entry).stopTimer)
 	return s.Flush(ctx)
 }
@@ -172,15 +186,19 @@ func (s *Source) schedule(e *entry, now time.Time) {
 	wait, ok := time.Duration(0), false
 	switch {
 	case s.single == nil:
-	case s.looks(e):
+	case s.looks(e, now):
 		wait, ok = lookEvery, true
 		if e.unread {
 			wait = storeRetryMax
 		}
-	case !e.failure.permanent:
+		if at := e.failure.callAt.Sub(now); at > 0 {
+			wait = min(wait, at)
+		}
+	case e.failure.err != nil && !e.failure.callAt.IsZero() && e.failure.callAt.Sub(now) > never/2:
+	default:
 		wait, ok = nextWake(now, e.tok)
 		if e.failure.err != nil {
-			wait, ok = max(wait, e.failure.until.Sub(now)), true
+			wait, ok = max(wait, e.failure.until.Sub(now), e.failure.callAt.Sub(now), s.opens(e, now)), true
 		}
 	}
 	if e.unsaved.due() {
@@ -196,6 +214,16 @@ func (s *Source) schedule(e *entry, now time.Time) {
 	e.wakeAfter(wait, func() { s.wake(e) })
 }
 
+// opens returns how long it takes until the gate lets a renewal through that
+// nobody waits for. The caller holds e.mu.
+func (s *Source) opens(e *entry, now time.Time) time.Duration {
+	wait := s.gate.wakes().Sub(now)
+	if !e.failure.hurryAt.IsZero() {
+		wait = min(wait, max(e.failure.hurryAt.Sub(now), probeEvery))
+	}
+	return wait
+}
+
 // wake does what the timer was set for.
 func (s *Source) wake(e *entry) {
 	e.mu.Lock()
@@ -204,13 +232,13 @@ func (s *Source) wake(e *entry) {
 		return // a flight schedules the next
 	}
 	now := time.Now()
-	_, err := s.mayTry(e, now)
+	_, err := s.mayTry(e, now, false)
 	switch st := stateAt(now, e.tok); {
-	case s.single != nil && st != fresh && err == nil && !e.failure.permanent && !s.looks(e):
-		s.launch(s.life, e, ReasonAhead, nil, (*renewal).renew)
+	case s.single != nil && st != fresh && err == nil && !s.looks(e, now):
+		s.launchUrgent(s.life, e, ReasonAhead, nil, (*renewal).renew, s.hurries(e, now))
 	case e.unsaved.due() && !now.Before(e.unsaved.next):
 		s.launch(s.life, e, reasonWrite, nil, (*renewal).rewrite)
-	case s.looks(e):
+	case s.looks(e, now):
 		s.launch(s.life, e, reasonResume, nil, (*renewal).look)
 	default:
 		s.schedule(e, now)

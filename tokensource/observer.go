@@ -81,15 +81,14 @@ func (s *Source) logRenewal(e *entry, why Reason, o Outcome) {
 	switch {
 	case o.Err == nil && (why == reasonWrite || why == reasonResume):
 	case why == reasonResume && ofStore(o.Err), why == reasonWrite: // told when it began
-	case why == reasonResume && failed.permanent && failed.attempts > 1:
+	case why == reasonResume && failed.attempts > 1:
 	case o.Err == nil:
 		s.log.Debug("token renewed", append(attrs, "via", o.Via, "expiry", o.Expiry)...)
-	case errors.Is(o.Err, ErrAuthorizationRequired) && ErrorCode(o.Err) == "", failed.permanent && failed.attempts > 1:
+	case errors.Is(o.Err, ErrAuthorizationRequired) && ErrorCode(o.Err) == "", final(o.Err) && failed.attempts > 1:
 		s.log.Debug("no token", append(attrs, "error", o.Err)...)
-	case failed.permanent:
-		s.log.Error("token not renewed, and not tried again until the settings or the store change", append(attrs, "error", o.Err)...)
+	case final(o.Err):
+		s.log.Error("token not renewed", append(attrs, "fault", FaultOf(o.Err), "error", o.Err)...)
 	default:
-		s.log.Warn("token not renewed", append(attrs, "error", o.Err,
-			"retry_in", max(time.Until(failed.until), 0).Round(time.Millisecond))...)
+		s.log.Warn("token not renewed", append(attrs, "fault", FaultOf(o.Err), "error", o.Err)...)
 	}
 }

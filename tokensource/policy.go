@@ -114,11 +114,17 @@ func nextWake(now time.Time, t *Token) (time.Duration, bool) {
 
 const (
 	backoffBase = time.Second
-	backoffMax  = 5 * time.Minute
 	// backoffMin keeps full jitter from drawing no wait at all.
 	backoffMin = 50 * time.Millisecond
 	// retryAfterMax caps Retry-After: a provider once said 10^9 seconds.
-	retryAfterMax = 5 * time.Minute
+	retryAfterMax = time.Hour
+	// writeRetryMax is the most that a write to the store is put off.
+	writeRetryMax = 5 * time.Minute
+	// userRetryMax is the most that a key is put off which the endpoint refuses.
+	userRetryMax = 5 * time.Minute
+	// suspectRetry is how often a refresh token is tried again that was refused in
+	// words which do not say whose fault it is.
+	suspectRetry = time.Hour
 )
 
 // storeRetryMax: a store is this side's own, and needs no courtesy; when it is
@@ -132,21 +138,49 @@ func writeAgainAfter(t *Token, u unsaved, random float64) time.Duration {
 	if t != nil && t.refresh != "" && !u.copy {
 		return backoffBase/2 + time.Duration(random*float64(backoffBase/2))
 	}
-	return retryAfter(0, u.tries, random)
+	return retryAfter(0, u.tries, writeRetryMax, random)
 }
 
 // retryAfter returns how long to wait after the attempt-th failure in a row
 // (from 1): what the provider asks for, or exponential back-off with full
-// jitter, for a random number of [0, 1).
-func retryAfter(asked time.Duration, attempt int, random float64) time.Duration {
+// jitter and at most longest, for a random number of [0, 1).
+func retryAfter(asked time.Duration, attempt int, longest time.Duration, random float64) time.Duration {
 	if asked > 0 {
 		return min(max(asked, backoffMin), retryAfterMax)
 	}
-	ceiling := backoffMax
-	if attempt < 10 { // 2^9 s is past the maximum
-		ceiling = min(backoffBase<<(attempt-1), backoffMax)
+	return max(time.Duration(random*float64(backoff(attempt, longest))), backoffMin)
+}
+
+// backoff is a second, doubled after each failure in a row but the first.
+func backoff(attempt int, longest time.Duration) time.Duration {
+	const doublings = 20 // a second doubled so often is longer than any bound
+	if attempt > doublings {
+		return longest
 	}
-	return max(time.Duration(random*float64(ceiling)), backoffMin)
+	return min(backoffBase<<max(attempt-1, 0), longest)
+}
+
+// probeAfter returns how long to wait before it is found out whether the
+// endpoint takes the client again, after so many probes: 5 s, 15 s, then each
+// minute.
+func probeAfter(probes int, random float64) time.Duration {
+	switch probes {
+	case 0:
+		return 5 * time.Second
+	case 1:
+		return 15 * time.Second
+	}
+	return 50*time.Second + time.Duration(random*float64(5*time.Second))
+}
+
+// suspectAfter returns how long to wait before a refresh token is tried again
+// that was refused in other words than invalid_grant. A 401 may be about the
+// client, which others mend: it is tried sooner at first.
+func suspectAfter(attempt int, unauthorized bool) time.Duration {
+	if unauthorized {
+		return min(time.Minute<<min(max(attempt-1, 0), 6), suspectRetry)
+	}
+	return suspectRetry
 }
 
 // tightMargin is when it is too late to hurry.

@@ -110,12 +110,15 @@ func TestStateAtAfterAJump(t *testing.T) {
 
 // The endpoint throttled for a minute; an hour's jump back makes that no longer.
 func TestThrottlingAfterAJump(t *testing.T) {
-	s := &Source{}
+	s := &Source{gate: newGate(BreakerSettings{TripAfter: 5, OpenFor: time.Second}, time.Second)}
 	now := time.Now()
 	err := &tokenendpoint.Error{Status: 429, Class: tokenendpoint.Throttled, RetryAfter: time.Minute}
-	s.heed(err, now)
+	s.gate.refused(Key{}, now, err, judgement{fault: FaultEndpoint})
+	if _, err := s.mayTry(&entry{}, now, true); err == nil {
+		t.Error("the source does not wait")
+	}
 	later := withWall(now.Add(2*time.Minute), -time.Hour)
-	if wait, err := s.mayTry(&entry{}, later); err != nil {
+	if wait, err := s.mayTry(&entry{}, later, true); err != nil {
 		t.Errorf("two minutes later, after a jump back, the source still waits %v, want no wait", wait.Round(time.Second))
 	}
 }
@@ -208,18 +211,18 @@ func TestRetryAfterPolicy(t *testing.T) {
 		"first, half":            {0, 1, 0.5, 500 * time.Millisecond},
 		"second":                 {0, 2, 1, 2 * time.Second},
 		"ninth":                  {0, 9, 1, 256 * time.Second},
-		"tenth":                  {0, 10, 1, backoffMax},
-		"hundredth":              {0, 100, 1, backoffMax},
-		"after a million":        {0, 1e6, 0.5, backoffMax / 2},
+		"tenth":                  {0, 10, 1, writeRetryMax},
+		"hundredth":              {0, 100, 1, writeRetryMax},
+		"after a million":        {0, 1e6, 0.5, writeRetryMax / 2},
 		"low draw, late":         {0, 50, 0, backoffMin},
 		"asked":                  {42 * time.Second, 1, 0.5, 42 * time.Second},
 		"asked on a late try":    {time.Second, 50, 1, time.Second},
-		"asked 10^9 seconds":     {1e9 * time.Second, 1, 0.5, 5 * time.Minute},
+		"asked 10^9 seconds":     {1e9 * time.Second, 1, 0.5, time.Hour},
 		"asked next to nothing":  {time.Nanosecond, 1, 1, backoffMin},
 		"asked less than no try": {-time.Second, 1, 1, time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := retryAfter(c.asked, c.attempt, c.random); got != c.want {
+			if got := retryAfter(c.asked, c.attempt, writeRetryMax, c.random); got != c.want {
 				t.Errorf("%v, want %v", got, c.want)
 			}
 		})

@@ -12,8 +12,8 @@ import (
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
-// docs/faults.md, faults 15 and 16: a refusal for good is remembered and not repeated,
-// however many ask and for however long.
+// docs/faults.md, faults 15 and 16: a refused client is remembered, however many
+// ask, and looked at again each minute.
 func TestRefusalIsRemembered(t *testing.T) {
 	for _, code := range []string{"invalid_client", "invalid_grant"} {
 		synctest.Test(t, func(t *testing.T) {
@@ -30,7 +30,9 @@ func TestRefusalIsRemembered(t *testing.T) {
 			if waited := time.Since(start) - 10000*time.Second; waited > 0 {
 				t.Errorf("the callers waited %v for nothing", waited)
 			}
-			wantCalls(t, g, 1, 0)
+			if n := g.calls(); n < 10000/60 || n > 4+10000/50 {
+				t.Errorf("%d calls, want a probe each minute", n)
+			}
 			if n := strings.Count(text.String(), "level=ERROR"); n != 1 {
 				t.Errorf("%d errors are logged, want 1", n)
 			}
@@ -56,7 +58,7 @@ func TestTokenServesWhileRefused(t *testing.T) {
 		wantCalls(t, g, 0, 2)
 		time.Sleep(time.Minute)
 		err := wantErr(t, s, noKey, tokensource.ErrAuthorizationRequired)
-		if !errors.Is(err, tokensource.ErrRefused) || tokensource.ErrorCode(err) != "invalid_grant" {
+		if tokensource.FaultOf(err) != tokensource.FaultConsent || tokensource.ErrorCode(err) != "invalid_grant" {
 			t.Errorf("%v does not say why", err)
 		}
 		wantCalls(t, g, 0, 2)

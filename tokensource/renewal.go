@@ -20,6 +20,7 @@ type renewal struct {
 
 	why    Reason
 	aside  bool   // it obtains nothing: it only writes, or only reads, the store
+	urgent bool   // a request waits for it
 	forced *Token // the token that the API refused, if one did; guarded by e.mu
 
 	done chan struct{} // closed at the end, after tok and err are set
@@ -36,6 +37,8 @@ type renewal struct {
 	code      bool // it exchanges a code
 	noInitial bool // the initial refresh token is known to be refused for good
 	noted     bool // it wrote a note, see pending.go
+	entered   bool // it has its turn at the gate, and has to leave
+	called    bool // it made a token call
 }
 
 // How a token came.
@@ -53,13 +56,19 @@ type procedure func(r *renewal, ctx context.Context) (*Token, error)
 // nor its values reach the renewal, for a proxy's say where to connect to and
 // whom to tell of a 103. nil: the source is closed.
 func (s *Source) launch(cause context.Context, e *entry, why Reason, forced *Token, do procedure) *renewal {
+	return s.launchUrgent(cause, e, why, forced, do, why != ReasonAhead && why != reasonResume)
+}
+
+// launchUrgent is launch where it is known whether a request waits, or might as
+// well.
+func (s *Source) launchUrgent(cause context.Context, e *entry, why Reason, forced *Token, do procedure, urgent bool) *renewal {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return nil
 	}
 	r := &renewal{
-		s: s, e: e, why: why, forced: forced,
+		s: s, e: e, why: why, forced: forced, urgent: urgent,
 		aside: why == reasonWrite || why == reasonResume,
 		done:  make(chan struct{}),
 	}
@@ -90,6 +99,7 @@ func (r *renewal) run(cause context.Context, do procedure) {
 		ctx, observed = s.cfg.Observer.Renewing(ctx, cause, Renewal{s.cfg.Name, s.GrantType(), r.why})
 	}
 	t, err := r.guarded(ctx, do)
+	r.leave()
 	lost, err := r.finish(t, err)
 	o := Outcome{Via: r.via, Err: err, Took: time.Since(start)}
 	if err == nil && t != nil {
@@ -140,6 +150,7 @@ func (r *renewal) renewOnce(ctx context.Context) (t *Token, again bool, err erro
 		return cur, false, err
 	}
 	t, err = r.obtain(ctx, cur)
+	r.leave()
 	if err == nil {
 		return t, false, nil
 	}
@@ -147,7 +158,7 @@ func (r *renewal) renewOnce(ctx context.Context) (t *Token, again bool, err erro
 	if errors.Is(err, errLeaseLost) {
 		return nil, true, err
 	}
-	if refusedForGood(err) {
+	if FaultOf(err) == FaultConsent || FaultOf(err) == FaultSuspected {
 		// Another process may have been faster: then the refusal is of a refresh
 		// token that is no longer the one.
 		if st, readErr := r.s.read(ctx, r.e); readErr == nil && newer(st.token, cur) {
@@ -205,7 +216,7 @@ func (r *renewal) enough(st *stored, cur *Token, refusal failure) (bool, error) 
 	best := cur
 	if s.instead(r.e, st.token, cur) {
 		best = st.token
-	} else if refusal.permanent && !errors.Is(refusal.err, tokenstore.ErrUnreadable) {
+	} else if r.withheld(refusal) {
 		return false, refusal.err // and the store has nothing newer
 	}
 	if refused := st.rec.Refused != nil; best == nil {
@@ -218,7 +229,18 @@ func (r *renewal) enough(st *stored, cur *Token, refusal failure) (bool, error) 
 	if s.grant.Interactive && r.refreshToken(best).Empty() {
 		return false, r.personNeeded(best)
 	}
-	return false, s.breaker.Refuses()
+	return false, nil
+}
+
+// withheld reports whether a refusal is remembered so that nothing is sent.
+func (r *renewal) withheld(f failure) bool {
+	switch {
+	case f.err == nil || errors.Is(f.err, tokenstore.ErrUnreadable) || !time.Now().Before(f.callAt):
+		return false
+	case f.fault == FaultSuspected || f.fault == FaultUser:
+		return !r.s.gate.pardoned(f.at) // else it was the client's fault
+	}
+	return true
 }
 
 // useful reports whether somebody else has stored what this renewal is for.
@@ -274,15 +296,16 @@ func (s *Source) withoutStore(cur *Token, err error) error {
 }
 
 // obtain makes the token calls: a refresh if there is a refresh token, else, or
-// if that is refused and nobody is needed, the grant.
+// if that comes to nothing and nobody is needed, the grant.
 func (r *renewal) obtain(ctx context.Context, cur *Token) (*Token, error) {
 	s := r.s
 	v := Vars{s.cfg.KeyNames, r.e.key}
 	g := s.cfg.Grant
-	var failed error // the refresh, for a reason that passes
-	if refresh := r.refreshToken(cur); !refresh.Empty() {
+	refresh := r.refreshToken(cur)
+	if !refresh.Empty() {
 		r.lease.sends(refresh)
-		res, err := r.call(ctx, func(ctx context.Context) (*tokenendpoint.Response, error) { return g.Refresh(ctx, v, refresh) })
+		began := time.Now()
+		res, err := r.call(ctx, callRefreshToken, func(ctx context.Context) (*tokenendpoint.Response, error) { return g.Refresh(ctx, v, refresh) })
 		if err == nil {
 			if res.RefreshToken.Empty() { // RFC 6749, section 6: the old one stays good
 				res.RefreshToken = refresh
@@ -290,28 +313,41 @@ func (r *renewal) obtain(ctx context.Context, cur *Token) (*Token, error) {
 			r.via = viaRefresh
 			return r.take(ctx, cur, res)
 		}
-		if !r.grantInstead(err, cur, refresh) {
-			if s.grant.Interactive && grantRefused(err, r.lease.inDoubt()) {
-				if cur != nil {
-					cur.orphan.Store(true)
-				}
-				err = fmt.Errorf("%w: %w", errLost, err)
+		switch fault := FaultOf(err); {
+		case s.grant.Interactive:
+			if fault == FaultConsent && cur != nil {
+				cur.orphan.Store(true)
 			}
 			return nil, err
-		}
-		if !refusedForGood(err) {
-			failed = err
+		case fault == FaultConsent:
+			r.e.refreshRefused(refresh.Reveal())
+		case fault == FaultSuspected, fault == FaultUser, fault == FaultClient:
+			r.e.refreshFailed(refresh.Reveal(), time.Now().Add(suspectRetry))
+		case stateAt(time.Now(), cur) != expired || endpointError(err) == nil:
+			return nil, err // the token serves on, and there is time to try again
+		default:
+			// A request waits that could still succeed. But an endpoint that is out of
+			// order is called once a second, not twice.
+			r.e.refreshFailed(refresh.Reveal(), time.Time{})
+			if s.grant.SameEndpoint {
+				if err := sleep(ctx, time.Until(began.Add(probeEvery))); err != nil {
+					return nil, err
+				}
+			}
 		}
 	}
 	if s.grant.Interactive {
 		return nil, r.personNeeded(cur)
 	}
-	res, err := r.call(ctx, func(ctx context.Context) (*tokenendpoint.Response, error) { return g.Token(ctx, v) })
-	switch {
-	case err != nil && failed != nil && final(err):
-		return nil, failed // the grant is refused, and the refresh token may yet be good
-	case err != nil:
+	res, err := r.call(ctx, callGrant, func(ctx context.Context) (*tokenendpoint.Response, error) { return g.Token(ctx, v) })
+	if err != nil {
 		return nil, err
+	}
+	if res.RefreshToken.Empty() && cur != nil && cur.refresh != "" {
+		// The refresh came to nothing, or was put off: it may work the next time.
+		if _, keep := r.e.mayRefresh(cur.refresh, time.Now()); keep && !cur.orphan.Load() {
+			res.RefreshToken = tokenendpoint.NewSecret(cur.refresh)
+		}
 	}
 	r.via = viaGrant
 	return r.take(ctx, cur, res)
@@ -332,70 +368,89 @@ func (r *renewal) refreshToken(cur *Token) tokenendpoint.Secret {
 		}
 		refresh = tokenendpoint.NewSecret(cur.refresh)
 	}
-	r.e.mu.Lock()
-	defer r.e.mu.Unlock()
-	if r.e.deadRefresh != "" && refresh.Reveal() == r.e.deadRefresh {
+	if may, _ := r.e.mayRefresh(refresh.Reveal(), time.Now()); !may && !g.Interactive {
 		return tokenendpoint.Secret{}
 	}
 	return refresh
 }
 
-// grantInstead decides whether a refresh that failed is followed by the grant.
-func (r *renewal) grantInstead(err error, cur *Token, refresh tokenendpoint.Secret) bool {
-	g := &r.s.grant
-	switch {
-	case g.Interactive:
-		return false
-	case refusedForGood(err):
-		r.e.refreshRefused(refresh.Reveal())
-		return true
+// enter waits for the renewal's turn to make calls, and reports whether it had
+// to wait.
+func (r *renewal) enter(ctx context.Context) (waited bool, err error) {
+	if r.entered {
+		return false, nil
 	}
-	// The refresh endpoint is down and the token is dead, but the grant asks
-	// somebody else: a request waits that could still succeed.
-	return !g.SameEndpoint && stateAt(time.Now(), cur) == expired
+	waited, err = r.s.gate.enter(ctx, r.e.key, r.urgent)
+	r.entered = err == nil
+	return waited, err
 }
 
-// call makes a token call under the endpoint's breaker. The breaker judges the
-// endpoint and the client; what one user's refresh token or code is worth says
-// nothing about them.
+// leave lets the next renewal have its turn.
+func (r *renewal) leave() {
+	if r.entered {
+		r.entered = false
+		r.s.gate.leave()
+	}
+}
+
+// call makes a token call in the renewal's turn, and judges its failure.
 //
 // The call has all its time, however long it took until it may be made: a
 // response must not be cut off, for it may hold the only good refresh token.
-func (r *renewal) call(ctx context.Context, send func(context.Context) (*tokenendpoint.Response, error)) (res *tokenendpoint.Response, err error) {
+func (r *renewal) call(ctx context.Context, kind callKind, send func(context.Context) (*tokenendpoint.Response, error)) (res *tokenendpoint.Response, err error) {
 	s := r.s
-	done, err := s.breaker.Allow(s.cfg.RenewalTimeout)
-	if err != nil {
+	if _, err := r.enter(ctx); err != nil {
 		return nil, err
 	}
+	done, err := s.gate.breaker.Allow(s.cfg.RenewalTimeout)
+	switch {
+	case err == nil:
+	case kind == callCode:
+		done = func(Verdict) {} // a person's code is worth a call in any state
+	default:
+		return nil, err
+	}
+	verdict := Fails // of a panic
+	defer func() { done(verdict) }()
 	if err := r.lease.ensure(ctx); err != nil {
-		done(Neutral)
+		verdict = Neutral
 		return nil, err
 	}
 	if s.isClosed() {
-		done(Neutral)
+		verdict = Neutral
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, ErrClosed)
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.RenewalTimeout)
 	defer cancel()
 	defer context.AfterFunc(s.life, cancel)()
-	verdict := Fails // also of a panic
-	defer func() {
-		before := s.breaker.State()
-		done(verdict)
-		if after := s.breaker.State(); after != before {
-			s.log.Warn("token endpoint's circuit breaker", "source", s.cfg.Name, "was", before, "is", after)
-		}
-	}()
 	stop := r.lease.keep(ctx)
 	defer stop() // of a panic too
+	r.called = true
 	asked := time.Now()
 	res, err = send(r.lease.calling(ctx))
 	stop()
-	verdict = judge(err)
 	if err == nil {
-		r.asked = asked
+		r.asked, verdict = asked, Works
+		s.gate.succeeded(kind, time.Since(asked))
+		return res, nil
 	}
-	return res, err
+	err = r.judged(kind, asked, err)
+	verdict = verdictOf(err, FaultOf(err))
+	return nil, err
+}
+
+// judged finds out whose fault a call's failure is, and tells the gate. A failure
+// that is not the endpoint's answer, or its silence, is returned as it is.
+func (r *renewal) judged(kind callKind, asked time.Time, err error) error {
+	ee := endpointError(err)
+	if ee == nil || r.s.isClosed() {
+		return err
+	}
+	j := judge(ee, r.s.gate.evidence(evidence{
+		call: kind, perKey: kind == callGrant && r.s.grant.PerKey, ownClient: r.s.grant.ClientPerKey, doubt: r.lease.inDoubt(),
+	}))
+	fault := r.s.gate.refused(r.e.key, asked, err, j)
+	return &Failure{Fault: fault, Err: err, lost: r.s.grant.Interactive && kind == callRefreshToken}
 }
 
 // take makes a token of a response and saves it, before anyone uses it. If the
@@ -496,13 +551,6 @@ func (r *renewal) finish(t *Token, err error) (lost bool, _ error) {
 		s.table.weigh(e)
 	}
 	r.tok, r.err = t, err
-	switch {
-	case r.aside:
-	case err != nil:
-		s.heed(err, now)
-	case r.via != viaStore:
-		s.throttles.Store(0)
-	}
 	if r.why == reasonResume && s.single == nil && t != nil && stateAt(now, t) != fresh && err == nil {
 		s.launch(s.life, e, ReasonAhead, nil, (*renewal).renew) // it was cut off; no request may come for long
 		return lost, nil
@@ -512,21 +560,4 @@ func (r *renewal) finish(t *Token, err error) (lost bool, _ error) {
 	}
 	s.schedule(e, now)
 	return lost, err
-}
-
-// heed holds every key back when the endpoint asked for fewer calls. A later,
-// shorter response does not shorten that. Where it does not say for how long,
-// the source's own count of such responses does: each key's would begin anew.
-func (s *Source) heed(err error, now time.Time) {
-	var ee *tokenendpoint.Error
-	if !errors.As(err, &ee) || ee.Class != tokenendpoint.Throttled {
-		return
-	}
-	until := now.Add(retryAfter(RetryAfter(err), int(s.throttles.Add(1)), random()))
-	for {
-		held := s.throttled.Load()
-		if held != nil && !held.Before(until) || s.throttled.CompareAndSwap(held, &until) {
-			return
-		}
-	}
 }

@@ -42,6 +42,10 @@ type Config struct {
 	// attempts for one that succeeds, before it is told. Default: 5s; negative:
 	// not at all.
 	MaxWait time.Duration
+	// RetryMax is the most that a call is put off while the token endpoint fails,
+	// unless it asks for more itself (Retry-After). A request that waits brings one
+	// forward, at most one a second. Default: 30s.
+	RetryMax time.Duration
 	// RenewalTimeout bounds one renewal, all its calls together. Default: 1m.
 	RenewalTimeout time.Duration
 	// MaxKeys bounds the tokens in memory. Default: 100000.
@@ -70,6 +74,7 @@ func (c *Config) setDefaults() {
 	setDefault(&c.RefreshAhead.Max, 5*time.Minute)
 	setDefault(&c.MinInterval, time.Second)
 	setDefault(&c.MaxWait, 5*time.Second)
+	setDefault(&c.RetryMax, 30*time.Second)
 	setDefault(&c.RenewalTimeout, time.Minute)
 	setDefault(&c.MaxKeys, 100_000)
 	c.Breaker.SetDefaults()
@@ -101,7 +106,7 @@ type Source struct {
 	grant        GrantInfo
 	log          *slog.Logger
 	recordPrefix string
-	breaker      *Breaker
+	gate         *gate
 	store        *tokenstore.Client // nil: there is no store
 	storeChanges atomic.Int64
 	draining     atomic.Bool
@@ -110,11 +115,6 @@ type Source struct {
 	table    *table
 	finished finished
 	resumed  atomic.Bool // its cut-off renewals were looked for
-
-	// throttled holds back every key until then: the endpoint throttles the
-	// client, not the user.
-	throttled atomic.Pointer[time.Time]
-	throttles atomic.Int32 // in a row, of all keys
 
 	// life ends with Close; renewals take their context from it, not from the
 	// request that started them.
@@ -147,7 +147,7 @@ func New(cfg Config) (*Source, error) {
 		grant:        info,
 		log:          cfg.Logger,
 		recordPrefix: hashParts(append([]string{cfg.Name}, info.Identity...)...),
-		breaker:      NewBreaker(cfg.Breaker),
+		gate:         newGate(cfg.Breaker, cfg.RetryMax),
 	}
 	if cfg.Store != nil {
 		s.store = tokenstore.NewClient(cfg.Store, codec, rand.Text(), s.storeTurned)
@@ -233,7 +233,7 @@ type tokenSourceFunc func() (*oauth2.Token, error)
 func (f tokenSourceFunc) Token() (*oauth2.Token, error) { return f() }
 
 // Breaker returns the token endpoint's breaker's state.
-func (s *Source) Breaker() BreakerState { return s.breaker.State() }
+func (s *Source) Breaker() BreakerState { return s.gate.state() }
 
 // each visits every entry.
 func (s *Source) each(f func(*entry)) {
@@ -249,18 +249,27 @@ func (s *Source) each(f func(*entry)) {
 const recheckStore = 2 * time.Second
 
 // mayTry reports whether a renewal may start now; if not, the error to give
-// and how long until it may.
-func (s *Source) mayTry(e *entry, now time.Time) (time.Duration, error) {
-	if e.failure.err != nil && now.Before(e.failure.until) {
-		return e.failure.until.Sub(now), e.failure.err
+// and how long until it may. urgent: a request waits for it. The caller holds
+// e.mu.
+func (s *Source) mayTry(e *entry, now time.Time, urgent bool) (time.Duration, error) {
+	f := &e.failure
+	if wait := f.until.Sub(now); f.err != nil && wait > 0 {
+		return wait, f.err
 	}
-	if until := s.throttled.Load(); until != nil && now.Before(*until) {
-		return until.Sub(now), errThrottled
+	if s.store != nil && (f.err == nil || final(f.err)) {
+		return 0, nil // the store may have a token, whatever the endpoint says
 	}
-	return 0, nil
+	if f.err != nil && now.Before(f.callAt) && !s.gate.pardoned(f.at) {
+		return f.callAt.Sub(now), f.err
+	}
+	return s.gate.check(now, e.key, urgent || s.hurries(e, now))
 }
 
-var errThrottled = fmt.Errorf("the token endpoint asked for fewer calls: %w", ErrUnavailable)
+// hurries reports whether a renewal is as urgent as if a request waited for it.
+// The caller holds e.mu.
+func (s *Source) hurries(e *entry, now time.Time) bool {
+	return e.failure.err != nil && !e.failure.hurryAt.IsZero() && !now.Before(e.failure.hurryAt)
+}
 
 // lock locks an entry, or the one that has taken its place since it was
 // evicted.
@@ -285,6 +294,7 @@ func (s *Source) lock(ctx context.Context, e *entry) (*entry, error) {
 // await is Token's slow path: the token is due, expired, refused or missing.
 func (s *Source) await(ctx context.Context, e *entry) (*Token, error) {
 	giveUp := time.Now().Add(s.cfg.MaxWait)
+	var failed error // the last renewal
 	for {
 		var err error
 		if e, err = s.lock(ctx, e); err != nil {
@@ -296,8 +306,8 @@ func (s *Source) await(ctx context.Context, e *entry) (*Token, error) {
 		st := stateAt(now, t)
 		if st != expired && !forced {
 			if st == due && f == nil {
-				if _, err := s.mayTry(e, now); err == nil {
-					s.launch(ctx, e, ReasonAhead, nil, (*renewal).renew)
+				if _, err := s.mayTry(e, now, false); err == nil {
+					s.launchUrgent(ctx, e, ReasonAhead, nil, (*renewal).renew, s.hurries(e, now))
 				}
 			}
 			e.mu.Unlock()
@@ -310,13 +320,13 @@ func (s *Source) await(ctx context.Context, e *entry) (*Token, error) {
 		var wait time.Duration
 		if f == nil {
 			var err error
-			if wait, err = s.mayTry(e, now); err != nil {
+			if wait, err = s.mayTry(e, now, true); err != nil {
 				e.mu.Unlock()
 				if s.inGrace(now, t) {
 					return t, nil
 				}
 				if final(err) {
-					return nil, err
+					return nil, &delayedError{err, wait}
 				}
 				if now.Add(wait).After(giveUp) {
 					return nil, &delayedError{err, wait}
@@ -325,6 +335,10 @@ func (s *Source) await(ctx context.Context, e *entry) (*Token, error) {
 					return nil, err
 				}
 				continue
+			}
+			if failed != nil && now.After(giveUp) {
+				e.mu.Unlock()
+				return nil, &delayedError{failed, probeEvery}
 			}
 			reason := ReasonExpired
 			if t == nil {
@@ -341,6 +355,9 @@ func (s *Source) await(ctx context.Context, e *entry) (*Token, error) {
 		}
 		if f.err == nil && !f.aside {
 			return f.tok, nil
+		}
+		if !f.aside {
+			failed = f.err
 		}
 	}
 }
@@ -410,7 +427,7 @@ func (s *Source) mayForce(e *entry, now time.Time) (time.Duration, error) {
 	if !s.CanRenew(e.tok) {
 		return 0, ErrAuthorizationRequired
 	}
-	if wait, err := s.mayTry(e, now); err != nil {
+	if wait, err := s.mayTry(e, now, true); err != nil {
 		return wait, err
 	}
 	last := e.renewed

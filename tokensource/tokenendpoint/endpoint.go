@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 )
@@ -18,6 +19,10 @@ import (
 type Endpoint struct {
 	// URL of the endpoint. Required.
 	URL Template
+	// PathShown is the URL's path as errors show it, where the URL itself holds
+	// what must not be shown. Default: the URL's path, with variables by their
+	// names.
+	PathShown string
 	// Method is POST or GET. Default: POST.
 	Method string
 	// ParamsIn is where the parameters go. Default: ParamsForm, or ParamsQuery
@@ -128,7 +133,7 @@ func (ep *Endpoint) attempt(ctx context.Context, call string, params []Param, va
 	if err != nil {
 		return nil, fmt.Errorf("%s call: %w", call, err)
 	}
-	fail := &Error{Call: call, Host: req.URL.Host}
+	fail := &Error{Call: call, Method: req.Method, Host: req.URL.Host, Path: ep.path()}
 	transport := ep.Transport
 	if transport == nil {
 		transport = defaultTransport()
@@ -152,11 +157,29 @@ func (ep *Endpoint) attempt(ctx context.Context, call string, params []Param, va
 	if err != nil {
 		fail.Err, _ = plainError(ctx, err)
 		// what a refusal says is in its status; only a response is lost when cut
-		fail.Class = ep.Response.classOf(res, nil, "")
+		fail.Class, fail.Meaning = ep.Response.classOf(res, nil, "")
 		fail.RetryAfter = parseRetryAfter(res.Header.Get("Retry-After"), time.Now())
 		return nil, fail
 	}
 	return ep.Response.read(fail, res, body, secrets)
+}
+
+// path is the path of the URL, for errors: variables by their names, and
+// without a query, which may hold secrets.
+func (ep *Endpoint) path() string {
+	if ep.PathShown != "" {
+		return ep.PathShown
+	}
+	text := ep.URL.Text()
+	if _, rest, ok := strings.Cut(text, "://"); ok {
+		text = rest
+	}
+	text, _, _ = strings.Cut(text, "?")
+	text, _, _ = strings.Cut(text, "#")
+	if i := strings.IndexByte(text, '/'); i >= 0 {
+		return text[i:]
+	}
+	return ""
 }
 
 var (

@@ -60,11 +60,14 @@ type ResponseOptions struct {
 	ExpiryKind ExpiryKind
 	// ErrorWhen marks a response as an error, whatever its status.
 	ErrorWhen []Matcher
-	// Transient, Throttled and Permanent say what an error means, in this order
-	// and before the defaults of [ResponseOptions.classOf] do.
-	Transient []Matcher
-	Throttled []Matcher
-	Permanent []Matcher
+	// Transient, Throttled and the [Meaning]s say what an error means, in this
+	// order and before the response's own status and code do.
+	Transient     []Matcher
+	Throttled     []Matcher
+	ConsentLost   []Matcher
+	UserRefused   []Matcher
+	ClientRefused []Matcher
+	Permanent     []Matcher
 }
 
 // ErrBadToken says that a token could not go into a header, see [ValidToken].
@@ -88,9 +91,10 @@ func (r *ResponseOptions) read(fail *Error, res *http.Response, body []byte, sec
 		}
 		fail.Err = err
 	}
-	code := errorCode(doc)
-	fail.Class = r.classOf(res, doc, code)
+	code := errorCode(res.StatusCode, doc)
+	fail.Class, fail.Meaning = r.classOf(res, doc, code)
 	fail.Code = withoutSecrets(code, secrets)
+	fail.Shape = shapeOf(res, doc, secrets)
 	fail.RetryAfter = parseRetryAfter(res.Header.Get("Retry-After"), time.Now())
 	switch {
 	case isError:
@@ -246,48 +250,87 @@ func sortedNames(object map[string]any) []string {
 }
 
 // Error codes by what they mean (RFC 6749, sections 4.1.2.1 and 5.2; RFC
-// 8628, section 3.5). Gitea says unauthorized_client, Dex and Hydra
-// invalid_request, of a refresh token that was used before.
+// 8628, section 3.5; RFC 8707, section 2), and some that are not registered.
 var (
-	permanentCodes = []string{
+	refusalCodes = []string{
 		"invalid_grant", "invalid_client", "unauthorized_client", "invalid_request", "invalid_scope",
 		"unsupported_grant_type", "unsupported_response_type", "access_denied", "expired_token", "invalid_target",
 	}
-	throttleCodes  = []string{"slow_down", "too_many_requests", "rate_limit_exceeded"}
+	throttleCodes  = []string{"slow_down", "too_many_requests", "rate_limit_exceeded", "rate_limited", "ratelimited"}
 	transientCodes = []string{"server_error", "temporarily_unavailable"}
 )
 
-// classOf says what an error means: by the settings, else by its code, else
-// by its status. An unknown refusal is taken for transient: back-off makes
-// that cheap, and a permanent one that is not would be an outage.
-func (r *ResponseOptions) classOf(res *http.Response, doc any, code string) Class {
+// classOf says what an error means: by the settings, else by its status and
+// code. A refusal is one in words, in a code or in JSON. A 4xx without any is
+// a gateway's, and passes.
+func (r *ResponseOptions) classOf(res *http.Response, doc any, code string) (Class, Meaning) {
 	status := res.StatusCode
-	switch {
-	case AnyMatches(r.Transient, status, res.Header, doc):
-		return Transient
-	case AnyMatches(r.Throttled, status, res.Header, doc):
-		return Throttled
-	case AnyMatches(r.Permanent, status, res.Header, doc):
-		return Permanent
-	case status == http.StatusTooManyRequests, slices.Contains(throttleCodes, code):
-		return Throttled
-	case status >= 500, slices.Contains(transientCodes, code):
-		return Transient
-	case slices.Contains(permanentCodes, code):
-		return Permanent
-	case status >= 400 && res.Header.Get("Retry-After") != "":
-		return Throttled
-	case status == http.StatusUnauthorized: // invalid_client, RFC 6749, section 5.2
-		return Permanent
+	for _, said := range []struct {
+		matchers []Matcher
+		class    Class
+		meaning  Meaning
+	}{
+		{r.Transient, Transient, Unsaid},
+		{r.Throttled, Throttled, Unsaid},
+		{r.ConsentLost, Permanent, ConsentLost},
+		{r.UserRefused, Permanent, UserRefused},
+		{r.ClientRefused, Permanent, ClientRefused},
+		{r.Permanent, Permanent, RefusedForGood},
+	} {
+		if AnyMatches(said.matchers, status, res.Header, doc) {
+			return said.class, said.meaning
+		}
 	}
-	return Transient
+	known := slices.Contains(refusalCodes, code)
+	switch {
+	case status == http.StatusTooManyRequests, slices.Contains(throttleCodes, code):
+		return Throttled, Unsaid
+	case status >= 500, status == http.StatusRequestTimeout, slices.Contains(transientCodes, code):
+		return Transient, Unsaid
+	case status >= 400 && !known && res.Header.Get("Retry-After") != "":
+		return Throttled, Unsaid
+	case code != "", status >= 400 && doc != nil:
+		return Permanent, Unsaid
+	}
+	return Transient, Unsaid
 }
+
+// maxMembers is how many names of members a shape has.
+const maxMembers = 12
+
+// shapeOf describes a response. What was sent is not told, though it may come
+// back in a name.
+func shapeOf(res *http.Response, doc any, secrets []string) Shape {
+	mediaType, _, err := mime.ParseMediaType(res.Header.Get("Content-Type"))
+	if err != nil || !mediaTypeForm.MatchString(mediaType) || withoutSecrets(mediaType, secrets) == "" {
+		mediaType = ""
+	}
+	shape := Shape{ContentType: mediaType, JSON: doc != nil}
+	if object, ok := doc.(map[string]any); ok {
+		for _, name := range sortedNames(object) {
+			if len(shape.Members) == maxMembers {
+				break
+			}
+			if codeForm.MatchString(name) && withoutSecrets(name, secrets) != "" {
+				shape.Members = append(shape.Members, name)
+			}
+		}
+	}
+	return shape
+}
+
+var mediaTypeForm = regexp.MustCompile(`^[a-z0-9.+-]{1,40}/[a-z0-9.+-]{1,60}$`)
 
 var codeForm = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.:-]{0,63}$`)
 
-// errorCode finds the error code of a response, if it looks like one.
-func errorCode(doc any) string {
-	for _, path := range []string{"error", "error.code", "errorCode", "code"} {
+// errorCode finds the error code of a response, if it looks like one. With a
+// status of success only error is one: code may as well say OK.
+func errorCode(status int, doc any) string {
+	paths := []string{"error", "error.code", "errorCode", "code"}
+	if status < 400 {
+		paths = paths[:2]
+	}
+	for _, path := range paths {
 		value, _ := lookupPath(doc, path)
 		if code, ok := scalarText(value); ok && codeForm.MatchString(code) {
 			return code
@@ -299,7 +342,7 @@ func errorCode(doc any) string {
 // withoutSecrets drops a code that holds something that was sent, or is part
 // of it: an endpoint may echo. Codes that are registered may be told anyway.
 func withoutSecrets(code string, secrets []string) string {
-	if slices.Contains(permanentCodes, code) || slices.Contains(throttleCodes, code) || slices.Contains(transientCodes, code) {
+	if slices.Contains(refusalCodes, code) || slices.Contains(throttleCodes, code) || slices.Contains(transientCodes, code) {
 		return code
 	}
 	folded := strings.ToLower(code)
@@ -329,7 +372,7 @@ func parseRetryAfter(text string, now time.Time) time.Duration {
 }
 
 // maxRetryAfter caps Retry-After: a provider once said 10^9 seconds.
-const maxRetryAfter = 5 * time.Minute
+const maxRetryAfter = time.Hour
 
 // ValidToken reports whether text may go into a header as a token: visible
 // ASCII only. RFC 6750 allows less (b64token), but real tokens hold more. A line
