@@ -149,9 +149,12 @@ func (e *Endpoint) parseResponse(d *caddyfile.Dispenser, _ []string) error {
 			r.ErrorWhen = append(r.ErrorWhen, tokenendpoint.Matcher{JSON: args[0], Values: args[1:]})
 			return nil
 		}},
-		"transient": matcherOption(&r.Transient),
-		"permanent": matcherOption(&r.Permanent),
-		"throttled": matcherOption(&r.Throttled),
+		"transient":      matcherOption(&r.Transient),
+		"permanent":      matcherOption(&r.Permanent),
+		"throttled":      matcherOption(&r.Throttled),
+		"consent_lost":   matcherOption(&r.ConsentLost),
+		"user_refused":   matcherOption(&r.UserRefused),
+		"client_refused": matcherOption(&r.ClientRefused),
 	}.parse(d, "response", nil, nil)
 }
 

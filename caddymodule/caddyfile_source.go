@@ -32,6 +32,9 @@ func init() {
 //	    refresh_ahead <share>% [max <duration>]
 //	    grace         <duration>
 //	    min_interval  <duration>
+//	    retry_max     <duration>
+//	    max_wait      <duration>
+//	    lazy
 //	    max_keys      <number>
 //	    max_memory    <size>
 //	    breaker {
@@ -92,6 +95,9 @@ func (ts *TokenSource) options() options {
 		"refresh_ahead": {usage: "<share>% [max <duration>]", min: 1, max: 3, parse: ts.parseRefreshAhead},
 		"grace":         durationOption(&ts.Grace),
 		"min_interval":  positiveOption(&ts.MinInterval),
+		"retry_max":     positiveOption(&ts.RetryMax),
+		"max_wait":      positiveOption(&ts.MaxWait),
+		"lazy":          flagOption(&ts.Lazy),
 		"max_keys":      countOption(&ts.MaxKeys),
 		"max_memory":    sizeOption(&ts.MaxMemory),
 		"breaker":       breakerOption(&ts.Breaker),

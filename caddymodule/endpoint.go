@@ -125,6 +125,13 @@ type Response struct {
 	Transient []tokenendpoint.Matcher `json:"transient,omitempty"`
 	// Which errors are for good: remembered, and not repeated.
 	Permanent []tokenendpoint.Matcher `json:"permanent,omitempty"`
+	// Errors that say that the refresh token or the code is no good any more, so
+	// that a person has to authorize again.
+	ConsentLost []tokenendpoint.Matcher `json:"consent_lost,omitempty"`
+	// Errors that refuse the user that the call is made for, and nobody else.
+	UserRefused []tokenendpoint.Matcher `json:"user_refused,omitempty"`
+	// Errors that refuse the client, or what the settings ask for.
+	ClientRefused []tokenendpoint.Matcher `json:"client_refused,omitempty"`
 	// Which errors ask for fewer calls.
 	Throttled []tokenendpoint.Matcher `json:"throttled,omitempty"`
 }
@@ -400,7 +407,7 @@ func (e *Endpoint) buildResponse(_ *GrantContext, ep *tokenendpoint.Endpoint) er
 	default:
 		return e.Origin.errorf("response", "format %q: expected auto, json, form or text", r.Format)
 	}
-	if err := tokenendpoint.CheckMatchers(slices.Concat(r.ErrorWhen, r.Transient, r.Permanent, r.Throttled)); err != nil {
+	if err := tokenendpoint.CheckMatchers(slices.Concat(r.ErrorWhen, r.Transient, r.Permanent, r.Throttled, r.ConsentLost, r.UserRefused, r.ClientRefused)); err != nil {
 		return e.Origin.errorf("response", "%w", err)
 	}
 	ep.Response = tokenendpoint.ResponseOptions{
@@ -408,6 +415,7 @@ func (e *Endpoint) buildResponse(_ *GrantContext, ep *tokenendpoint.Endpoint) er
 		AccessToken: r.AccessToken, RefreshToken: r.RefreshToken,
 		ExpiryKind: tokenendpoint.ExpiryKind(r.ExpiresKind),
 		ErrorWhen:  r.ErrorWhen, Transient: r.Transient, Permanent: r.Permanent, Throttled: r.Throttled,
+		ConsentLost: r.ConsentLost, UserRefused: r.UserRefused, ClientRefused: r.ClientRefused,
 	}
 	if r.ExpiresIn != "" {
 		ep.Response.ExpiresIn = []string{r.ExpiresIn}

@@ -23,6 +23,10 @@ var (
 		Help:    "How long renewals took, the calls and the writing.",
 		Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
 	}, []string{"source", "result"})
+	failuresTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "caddy", Subsystem: "token_source", Name: "failures_total",
+		Help: "Renewals that brought no token, by whose fault it was.",
+	}, []string{"source", "fault"})
 	requestsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Namespace: "caddy", Subsystem: "bearer", Name: "requests_total",
 		Help: "Requests through a bearer transport, by what became of them.",
@@ -36,7 +40,7 @@ var (
 // registerMetrics puts the metrics into the config's registry. A metric that
 // cannot be registered is reported, and never stops a request.
 func registerMetrics(ctx caddy.Context, a *App) {
-	for _, c := range []prometheus.Collector{renewalsTotal, renewalDuration, requestsTotal, replaysTotal, gauges{a}} {
+	for _, c := range []prometheus.Collector{renewalsTotal, renewalDuration, failuresTotal, requestsTotal, replaysTotal, gauges{a}} {
 		err := ctx.GetMetricsRegistry().Register(c)
 		if already := (prometheus.AlreadyRegisteredError{}); err != nil && !errors.As(err, &already) {
 			a.log.Error("metric not registered", zap.Error(err))
@@ -48,7 +52,11 @@ var (
 	tokensDesc = prometheus.NewDesc("caddy_token_source_tokens",
 		"Tokens in memory that are not expired.", []string{"source"}, nil)
 	expiryDesc = prometheus.NewDesc("caddy_token_source_expiry_timestamp_seconds",
-		"When the token expires, or the first of a keyed source's.", []string{"source"}, nil)
+		"When the token expires, or expired; of a keyed source the first that will, or the last that did.", []string{"source"}, nil)
+	usableDesc = prometheus.NewDesc("caddy_token_source_usable",
+		"1 if requests can get a token, 0 if none can.", []string{"source"}, nil)
+	lastSuccessDesc = prometheus.NewDesc("caddy_token_source_last_success_timestamp_seconds",
+		"When the token endpoint last issued a token.", []string{"source"}, nil)
 	needsPersonDesc = prometheus.NewDesc("caddy_token_source_needs_person",
 		"Keys whose refresh token was refused for good: a person must authorize again.", []string{"source"}, nil)
 	unstoredDesc = prometheus.NewDesc("caddy_token_source_unstored_tokens",
@@ -64,7 +72,7 @@ type gauges struct{ app *App }
 
 // Describe implements prometheus.Collector.
 func (g gauges) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{tokensDesc, expiryDesc, needsPersonDesc, unstoredDesc, storeUpDesc, breakerDesc} {
+	for _, d := range []*prometheus.Desc{tokensDesc, expiryDesc, usableDesc, lastSuccessDesc, needsPersonDesc, unstoredDesc, storeUpDesc, breakerDesc} {
 		ch <- d
 	}
 }
@@ -79,6 +87,14 @@ func (g gauges) Collect(ch chan<- prometheus.Metric) {
 		gauge(tokensDesc, float64(stats.Tokens), name)
 		if !stats.Expiry.IsZero() {
 			gauge(expiryDesc, float64(stats.Expiry.UnixMilli())/1e3, name)
+		}
+		usable := 0.0
+		if r := src.readiness(); r.usable() {
+			usable = 1
+		}
+		gauge(usableDesc, usable, name)
+		if last := src.LastSuccess(); !last.IsZero() {
+			gauge(lastSuccessDesc, float64(last.UnixMilli())/1e3, name)
 		}
 		gauge(needsPersonDesc, float64(stats.NeedPerson), name)
 		gauge(unstoredDesc, float64(stats.Unstored), name)

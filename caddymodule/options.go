@@ -166,6 +166,14 @@ func parseDuration(d *caddyfile.Dispenser, text string) (caddy.Duration, error) 
 	return caddy.Duration(dur), nil
 }
 
+// flagOption takes no argument: the option being there is all that it says.
+func flagOption(field *bool) option {
+	return option{max: 0, parse: func(*caddyfile.Dispenser, []string) error {
+		*field = true
+		return nil
+	}}
+}
+
 func countOption(field *int) option {
 	return option{usage: "<number>", min: 1, max: 1, parse: func(d *caddyfile.Dispenser, args []string) error {
 		n, err := strconv.Atoi(args[0])

@@ -139,7 +139,7 @@ func (ps *pooledSource) attach(e *environment) {
 	rest := slices.DeleteFunc(ps.env.list(), func(o *environment) bool { return o == e })
 	ps.env.set(append(rest, e))
 	if before != nil && before != e {
-		ps.Reconsider()
+		ps.Reconsider(false)
 		if !sameStore(before.store, e.store) {
 			ps.StoreChanged()
 		}

@@ -20,6 +20,7 @@ import (
 const (
 	problemAuthorizationRequired = "authorization-required"
 	problemTokenUnavailable      = "token-unavailable"
+	problemClientRefused         = "client-refused"
 	problemTokenRefused          = "token-refused"
 	problemBreakerOpen           = "breaker-open"
 	problemCodeRefused           = "code-refused"
@@ -32,7 +33,7 @@ const (
 
 func problemNames() []string {
 	return []string{
-		problemAuthorizationRequired, problemTokenUnavailable, problemTokenRefused, problemBreakerOpen,
+		problemAuthorizationRequired, problemTokenUnavailable, problemClientRefused, problemTokenRefused, problemBreakerOpen,
 		problemCodeRefused, problemKeyMissing, problemCallerRefused, problemMethodRefused, problemUpstreamInsecure,
 		problemBadRequest,
 	}
@@ -44,7 +45,8 @@ const problemTypes = "https://github.com/caddy-bearer/caddy-bearer/blob/main/doc
 var problemTitles = map[string]string{
 	problemAuthorizationRequired: "A person must authorize first",
 	problemTokenUnavailable:      "No token can be obtained for now",
-	problemTokenRefused:          "No token can be obtained with these settings",
+	problemClientRefused:         "The token endpoint refuses the client or its settings",
+	problemTokenRefused:          "No token can be obtained for this request",
 	problemBreakerOpen:           "The provider kept failing or refusing, and is left alone for a while",
 	problemCodeRefused:           "The authorization code is refused",
 	problemKeyMissing:            "The request does not say whose token it wants",
@@ -60,6 +62,8 @@ type problem struct {
 	status     int
 	detail     string
 	source     string
+	fault      tokensource.Fault
+	key        string // the hash that logs show; empty: the source has no key
 	login      string
 	retryAfter time.Duration
 }
@@ -67,7 +71,10 @@ type problem struct {
 // problemOf maps the errors of token sources to answers. values are the
 // key's, for the login link.
 func (ps *pooledSource) problemOf(err error, values []string) *problem {
-	p := &problem{source: ps.Name(), retryAfter: tokensource.RetryAfter(err)}
+	p := &problem{source: ps.Name(), fault: tokensource.FaultOf(err), retryAfter: tokensource.RetryAfter(err)}
+	if len(values) > 0 && len(ps.KeyNames()) > 0 {
+		p.key = tokensource.NewKey(values...).String()
+	}
 	switch {
 	case errors.Is(err, tokensource.ErrCodeRefused):
 		p.name, p.status, p.detail = problemCodeRefused, http.StatusUnprocessableEntity, "it was refused, or used before; a new one is needed"
@@ -80,16 +87,22 @@ func (ps *pooledSource) problemOf(err error, values []string) *problem {
 		}
 	case errors.Is(err, tokensource.ErrBreakerOpen):
 		p.name, p.status = problemBreakerOpen, http.StatusServiceUnavailable
-		p.detail = "the token endpoint kept failing, or the API kept refusing renewed tokens; caddy_bearer_breaker_state and the log say which"
+		p.detail = "the API kept refusing renewed tokens, or the token endpoint kept failing; caddy_bearer_breaker_state and the log say which"
 	case errors.Is(err, tokensource.ErrUnreadable):
 		p.name, p.status, p.detail = problemTokenRefused, http.StatusBadGateway, "the stored token cannot be read, and is left alone; the log says why"
 		p.retryAfter = 0
+	case errors.Is(err, tokensource.ErrRefused) && p.fault == tokensource.FaultUser:
+		p.name, p.status = problemTokenRefused, http.StatusBadGateway
+		p.detail = "the token endpoint refuses this key; others are served. It is tried again by and by; the log says what was refused"
 	case errors.Is(err, tokensource.ErrRefused):
-		p.name, p.status, p.detail = problemTokenRefused, http.StatusBadGateway, "the settings have to be mended; the log says what was refused"
-		p.retryAfter = 0
+		p.name, p.status = problemClientRefused, http.StatusBadGateway
+		p.detail = "the token endpoint does not take the client, or what the settings ask for. It is tried again by and by; the log says what was refused"
 	default:
 		p.name, p.status = problemTokenUnavailable, http.StatusServiceUnavailable
-		p.detail = "the token endpoint (or the token store) cannot be reached, fails or asks for fewer calls; the log says which"
+		p.detail = "the token endpoint cannot be reached, fails or asks for fewer calls; the log says which"
+		if p.fault == tokensource.FaultStore {
+			p.detail = "the token store fails, and the token hangs on it; the log says how"
+		}
 		if p.retryAfter == 0 {
 			p.retryAfter = time.Second
 		}
@@ -112,13 +125,15 @@ func keyMissing(err error) *problem {
 
 func (p *problem) body() []byte {
 	b, err := json.Marshal(struct {
-		Type   string `json:"type"`
-		Title  string `json:"title"`
-		Status int    `json:"status"`
-		Detail string `json:"detail,omitempty"`
-		Source string `json:"source,omitempty"`
-		Login  string `json:"login,omitempty"`
-	}{problemTypes + p.name, problemTitles[p.name], p.status, p.detail, p.source, p.login})
+		Type   string            `json:"type"`
+		Title  string            `json:"title"`
+		Status int               `json:"status"`
+		Detail string            `json:"detail,omitempty"`
+		Source string            `json:"source,omitempty"`
+		Fault  tokensource.Fault `json:"fault,omitempty"`
+		Key    string            `json:"key,omitempty"`
+		Login  string            `json:"login,omitempty"`
+	}{problemTypes + p.name, problemTitles[p.name], p.status, p.detail, p.source, p.fault, p.key, p.login})
 	if err != nil { // strings and a number: cannot be
 		return []byte("{}")
 	}

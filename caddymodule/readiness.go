@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -22,46 +24,71 @@ import (
 const (
 	statusReady       = "ready"       // nothing is wrong, or it was not used yet
 	statusDegraded    = "degraded"    // tokens serve, and somebody should look
-	statusUnavailable = "unavailable" // a source has no token to serve with
+	statusStarting    = "starting"    // the first token is on the way
+	statusUnavailable = "unavailable" // no call can succeed
 )
 
-// The reasons, a closed list.
+// The reasons, a closed list: what is wrong, and so whose fault it is.
 const (
-	reasonStoreDown       = "store_down"             // it failed when it was last used
-	reasonUnstored        = "unstored"               // tokens would be lost with this process
-	reasonNeedsPerson     = "needs_person"           // a refresh token was refused for good
-	reasonRenewalsFail    = "renewals_fail"          // of keys that have no valid token
-	reasonEndpointBreaker = "token_endpoint_breaker" // is not closed
-	reasonAPIBreaker      = "api_breaker"            // is not closed
+	reasonEndpointDown  = "endpoint_down"  // the token endpoint is out of order, unreachable, or throttles
+	reasonClientRefused = "client_refused" // it does not take the client, or what the settings ask for
+	reasonConsentLost   = "consent_lost"   // refresh tokens are refused: a person must authorize again
+	reasonUserRefused   = "user_refused"   // it refuses some keys
+	reasonAPIRefuses    = "api_refuses"    // the API's breaker is not closed
+	reasonStoreDown     = "store_down"     // it failed when it was last used
+	reasonUnstored      = "unstored"       // tokens would be lost with this process
 )
 
-// readiness is the answer.
+// readiness is the response.
 type readiness struct {
 	Status  string                     `json:"status"`
 	Sources map[string]sourceReadiness `json:"sources"`
 }
 
 type sourceReadiness struct {
-	Status      string   `json:"status"`
-	Reasons     []string `json:"reasons"`
-	Tokens      int      `json:"tokens"`
-	Unstored    int      `json:"unstored"`
-	NeedsPerson int      `json:"needs_person"`
-	Breaker     string   `json:"breaker"` // the worse of the token endpoint's and the API's
-	Store       string   `json:"store"`
+	Status  string   `json:"status"`
+	Reasons []string `json:"reasons"`
+	// Details are by reason.
+	Details     map[string]reasonDetail `json:"details,omitempty"`
+	Tokens      int                     `json:"tokens"`
+	Unstored    int                     `json:"unstored"`
+	NeedsPerson int                     `json:"needs_person"`
+	Breaker     string                  `json:"breaker"` // the worse of the token endpoint's and the API's
+	Store       string                  `json:"store"`
+}
+
+// reasonDetail says since when something is wrong, and when it is tried again.
+type reasonDetail struct {
+	Since       time.Time `json:"since,omitzero"`
+	NextAttempt time.Time `json:"next_attempt,omitzero"`
+	// Keys is how many keys it concerns; left out: all.
+	Keys int `json:"keys,omitempty"`
 }
 
 // sourceState is what readiness is told by.
 type sourceState struct {
 	tokensource.Stats
+	troubles  []tokensource.Trouble
 	keyed     bool
+	eager     bool // it obtains its first token by itself
 	storeDown bool
 	endpoint  tokensource.BreakerState
 	api       tokensource.BreakerState
 }
 
-// readinessOf is a pure function of a source's state. A keyed source is never
-// unavailable: one user without a token says nothing of the next.
+// reasonOf names a trouble.
+var reasonOf = map[tokensource.Fault]string{
+	tokensource.FaultEndpoint:  reasonEndpointDown,
+	tokensource.FaultClient:    reasonClientRefused,
+	tokensource.FaultConsent:   reasonConsentLost,
+	tokensource.FaultSuspected: reasonConsentLost,
+	tokensource.FaultUser:      reasonUserRefused,
+	tokensource.FaultStore:     reasonStoreDown,
+}
+
+// readinessOf is a pure function of a source's state. One key without a token
+// says nothing of the next: a keyed source is unavailable only if no key can get
+// one.
 func readinessOf(s sourceState) sourceReadiness {
 	r := sourceReadiness{
 		Status: statusReady, Reasons: []string{}, Tokens: s.Tokens, Unstored: s.Unstored, NeedsPerson: s.NeedPerson,
@@ -70,43 +97,74 @@ func readinessOf(s sourceState) sourceReadiness {
 	if s.storeDown {
 		r.Store = "down"
 	}
+	allFail := false
+	for _, t := range s.troubles {
+		r.because(reasonOf[t.Fault], reasonDetail{t.Since.UTC().Round(time.Millisecond), t.Next.UTC().Round(time.Millisecond), t.Keys})
+		allFail = allFail || t.Fault == tokensource.FaultEndpoint || t.Fault == tokensource.FaultClient
+	}
 	for _, c := range []struct {
 		is     bool
 		reason string
 	}{
 		{s.storeDown, reasonStoreDown},
 		{s.Unstored > 0, reasonUnstored},
-		{s.NeedPerson > 0, reasonNeedsPerson},
-		{s.Failing > 0 || s.Overdue > 0 || s.Retrying > 0, reasonRenewalsFail},
-		{s.endpoint != tokensource.BreakerClosed, reasonEndpointBreaker},
-		{s.api != tokensource.BreakerClosed, reasonAPIBreaker},
+		{s.NeedPerson > 0, reasonConsentLost},
+		{len(s.troubles) == 0 && s.NeedPerson == 0 && !s.storeDown && (s.Failing > 0 || s.Overdue > 0 || s.Retrying > 0), reasonEndpointDown},
+		{s.api != tokensource.BreakerClosed, reasonAPIRefuses},
 	} {
 		if c.is {
-			r.Status = statusDegraded
-			r.Reasons = append(r.Reasons, c.reason)
+			r.because(c.reason, reasonDetail{})
 		}
 	}
-	serves := s.keyed || s.Tokens > 0 || s.Overdue > 0
-	if !serves && (s.Failing > 0 || s.NeedPerson > 0) {
+	switch serves := s.Tokens > 0 || s.Overdue > 0; {
+	case serves:
+	case s.keyed && allFail, !s.keyed && (allFail || s.Failing > 0 || s.NeedPerson > 0):
 		r.Status = statusUnavailable
+	case !s.keyed && s.eager:
+		r.Status = statusStarting
 	}
 	return r
 }
+
+// because adds a reason, once.
+func (r *sourceReadiness) because(reason string, d reasonDetail) {
+	r.Status = statusDegraded
+	if slices.Contains(r.Reasons, reason) {
+		return
+	}
+	r.Reasons = append(r.Reasons, reason)
+	if d != (reasonDetail{}) {
+		if r.Details == nil {
+			r.Details = make(map[string]reasonDetail)
+		}
+		r.Details[reason] = d
+	}
+}
+
+// usable reports whether calls can succeed.
+func (r *sourceReadiness) usable() bool { return r.Status == statusReady || r.Status == statusDegraded }
+
+// worse are the statuses by how bad they are.
+var worse = map[string]int{statusReady: 0, statusDegraded: 1, statusStarting: 2, statusUnavailable: 3}
 
 // readiness is that of all sources: the worst one's.
 func (a *App) readiness() readiness {
 	all := readiness{Status: statusReady, Sources: make(map[string]sourceReadiness, len(a.built))}
 	for name, src := range a.built {
-		r := readinessOf(sourceState{
-			Stats: src.Stats(), keyed: len(a.Sources[name].Keys) > 0, storeDown: src.StoreError() != nil,
-			endpoint: src.Breaker(), api: src.live.worst(),
-		})
+		r := src.readiness()
 		all.Sources[name] = r
-		if r.Status == statusUnavailable || all.Status == statusReady {
+		if worse[r.Status] > worse[all.Status] {
 			all.Status = r.Status
 		}
 	}
 	return all
+}
+
+func (src *pooledSource) readiness() sourceReadiness {
+	return readinessOf(sourceState{
+		Stats: src.Stats(), troubles: src.Troubles(), keyed: len(src.KeyNames()) > 0, eager: src.Eager(),
+		storeDown: src.StoreError() != nil, endpoint: src.Breaker(), api: src.live.worst(),
+	})
 }
 
 // findReadiness is that of a config. Without sources there is nothing to wait
@@ -131,12 +189,12 @@ func readinessMethod(method string) bool {
 	return method == http.MethodGet || method == http.MethodHead
 }
 
-// write answers 503 when requests are not served. Degraded is 200: to take a
-// replica away that serves would make things worse.
+// write answers 503 when requests are not served, or not yet. Degraded is 200: to
+// take a replica away that serves would make things worse.
 func (r readiness) write(w http.ResponseWriter) error {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
-	if r.Status == statusUnavailable {
+	if r.Status == statusUnavailable || r.Status == statusStarting {
 		w.WriteHeader(http.StatusServiceUnavailable)
 	}
 	return json.NewEncoder(w).Encode(r)

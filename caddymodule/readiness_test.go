@@ -23,27 +23,36 @@ func TestReadinessOf(t *testing.T) {
 		return s
 	}
 	keyed := func(s *sourceState) { s.keyed = true }
+	eager := func(s *sourceState) { s.eager = true }
+	down := func(s *sourceState) { s.storeDown = true }
+	trouble := func(f tokensource.Fault) func(*sourceState) {
+		return func(s *sourceState) { s.troubles = append(s.troubles, tokensource.Trouble{Fault: f, Keys: 1}) }
+	}
 	for name, c := range map[string]struct {
 		state   sourceState
 		status  string
 		reasons []string
 	}{
-		"never used":                  {stats(0, 0, 0, 0, 0), statusReady, nil},
-		"serves":                      {stats(1, 0, 0, 0, 0), statusReady, nil},
-		"not stored":                  {stats(1, 0, 0, 0, 1), statusDegraded, []string{reasonUnstored}},
-		"lost, and valid":             {stats(1, 0, 0, 1, 0), statusDegraded, []string{reasonNeedsPerson}},
-		"lost, and expired":           {stats(0, 0, 0, 1, 0), statusUnavailable, []string{reasonNeedsPerson}},
-		"failed, and no token":        {stats(0, 1, 0, 0, 0), statusUnavailable, []string{reasonRenewalsFail}},
-		"failed, in its grace":        {stats(0, 0, 1, 0, 0), statusDegraded, []string{reasonRenewalsFail}},
-		"lost, in its grace":          {stats(0, 0, 1, 1, 0), statusDegraded, []string{reasonNeedsPerson, reasonRenewalsFail}},
-		"store down, never used":      {with(stats(0, 0, 0, 0, 0), func(s *sourceState) { s.storeDown = true }), statusDegraded, []string{reasonStoreDown}},
-		"store down":                  {with(stats(1, 0, 0, 0, 0), func(s *sourceState) { s.storeDown = true }), statusDegraded, []string{reasonStoreDown}},
-		"store down, and no token":    {with(stats(0, 1, 0, 0, 0), func(s *sourceState) { s.storeDown = true }), statusUnavailable, []string{reasonStoreDown, reasonRenewalsFail}},
-		"endpoint's breaker open":     {with(stats(1, 0, 0, 0, 0), func(s *sourceState) { s.endpoint = tokensource.BreakerOpen }), statusDegraded, []string{reasonEndpointBreaker}},
-		"API's breaker half-open":     {with(stats(1, 0, 0, 0, 0), func(s *sourceState) { s.api = tokensource.BreakerHalfOpen }), statusDegraded, []string{reasonAPIBreaker}},
-		"keyed, all lost":             {with(stats(0, 3, 0, 3, 0), keyed), statusDegraded, []string{reasonNeedsPerson, reasonRenewalsFail}},
-		"keyed, some fail":            {with(stats(5, 1, 0, 0, 0), keyed), statusDegraded, []string{reasonRenewalsFail}},
-		"keyed, one failed, no other": {with(stats(0, 1, 0, 0, 0), keyed), statusDegraded, []string{reasonRenewalsFail}},
+		"lazy, never used":              {stats(0, 0, 0, 0, 0), statusReady, nil},
+		"the first token is on the way": {with(stats(0, 0, 0, 0, 0), eager), statusStarting, nil},
+		"serves":                        {with(stats(1, 0, 0, 0, 0), eager), statusReady, nil},
+		"not stored":                    {stats(1, 0, 0, 0, 1), statusDegraded, []string{reasonUnstored}},
+		"lost, and valid":               {stats(1, 0, 0, 1, 0), statusDegraded, []string{reasonConsentLost}},
+		"lost, and expired":             {stats(0, 0, 0, 1, 0), statusUnavailable, []string{reasonConsentLost}},
+		"another source's fault":        {stats(0, 1, 0, 0, 0), statusUnavailable, []string{reasonEndpointDown}},
+		"endpoint down":                 {with(stats(0, 1, 0, 0, 0), trouble(tokensource.FaultEndpoint)), statusUnavailable, []string{reasonEndpointDown}},
+		"endpoint down, serves":         {with(stats(1, 0, 0, 0, 0), trouble(tokensource.FaultEndpoint)), statusDegraded, []string{reasonEndpointDown}},
+		"endpoint down, in its grace":   {with(stats(0, 0, 1, 0, 0), trouble(tokensource.FaultEndpoint)), statusDegraded, []string{reasonEndpointDown}},
+		"client refused at the start":   {with(with(stats(0, 1, 0, 0, 0), eager), trouble(tokensource.FaultClient)), statusUnavailable, []string{reasonClientRefused}},
+		"store down, never used":        {with(stats(0, 0, 0, 0, 0), down), statusDegraded, []string{reasonStoreDown}},
+		"store down":                    {with(stats(1, 0, 0, 0, 0), down), statusDegraded, []string{reasonStoreDown}},
+		"store down, and no token":      {with(stats(0, 1, 0, 0, 0), down), statusUnavailable, []string{reasonStoreDown}},
+		"API's breaker half-open":       {with(stats(1, 0, 0, 0, 0), func(s *sourceState) { s.api = tokensource.BreakerHalfOpen }), statusDegraded, []string{reasonAPIRefuses}},
+		"keyed, all lost":               {with(stats(0, 3, 0, 3, 0), keyed), statusDegraded, []string{reasonConsentLost}},
+		"keyed, some suspected":         {with(with(stats(5, 1, 0, 0, 0), keyed), trouble(tokensource.FaultSuspected)), statusDegraded, []string{reasonConsentLost}},
+		"keyed, one user refused":       {with(with(stats(0, 1, 0, 0, 0), keyed), trouble(tokensource.FaultUser)), statusDegraded, []string{reasonUserRefused}},
+		"keyed, the client refused":     {with(with(stats(0, 1, 0, 0, 0), keyed), trouble(tokensource.FaultClient)), statusUnavailable, []string{reasonClientRefused}},
+		"keyed, refused, some serve":    {with(with(stats(2, 1, 0, 0, 0), keyed), trouble(tokensource.FaultClient)), statusDegraded, []string{reasonClientRefused}},
 	} {
 		got := readinessOf(c.state)
 		if got.Status != c.status || !slices.Equal(got.Reasons, c.reasons) || got.Reasons == nil {

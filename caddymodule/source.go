@@ -44,6 +44,20 @@ type TokenSource struct {
 	// Default: 1s.
 	MinInterval caddy.Duration `json:"min_interval,omitempty"`
 
+	// The most that a token call is put off while the token endpoint fails, unless
+	// it asks for more itself. A request that waits brings one forward, at most one
+	// a second. Default: 30s.
+	RetryMax caddy.Duration `json:"retry_max,omitempty"`
+
+	// How long a request without a token waits for an attempt that may bring one.
+	// Default: 5s.
+	MaxWait caddy.Duration `json:"max_wait,omitempty"`
+
+	// The first token is obtained when a request wants it. Without it, a source
+	// that has no key obtains its token when Caddy starts, so that readiness tells
+	// at once whether the settings work.
+	Lazy bool `json:"lazy,omitempty"`
+
 	// How many keys' tokens are kept in memory. Default: 100000.
 	MaxKeys int `json:"max_keys,omitempty"`
 
@@ -153,7 +167,7 @@ func (ts *TokenSource) check(name string) error {
 }
 
 func (ts *TokenSource) checkNumbers() error {
-	durations := map[string]caddy.Duration{"grace": ts.Grace, "min_interval": ts.MinInterval}
+	durations := map[string]caddy.Duration{"grace": ts.Grace, "min_interval": ts.MinInterval, "retry_max": ts.RetryMax, "max_wait": ts.MaxWait}
 	if l := ts.Lifetime; l != nil {
 		durations["lifetime"] = min(l.Default, l.Max)
 	}
@@ -209,6 +223,7 @@ func (ts *TokenSource) config(name string, g tokensource.Grant) tokensource.Conf
 	cfg := tokensource.Config{
 		Name: name, Grant: g, KeyNames: ts.keyNames(),
 		Grace: time.Duration(ts.Grace), MinInterval: time.Duration(ts.MinInterval),
+		RetryMax: time.Duration(ts.RetryMax), MaxWait: time.Duration(ts.MaxWait), Lazy: ts.Lazy,
 		MaxKeys: ts.MaxKeys, MaxMemory: defaultMaxMemory, Breaker: ts.Breaker.settings(),
 	}
 	if ts.MaxMemory != nil {

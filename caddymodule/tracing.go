@@ -101,6 +101,9 @@ func (o observer) Renewing(ctx, cause context.Context, r tokensource.Renewal) (c
 	return ctx, func(out tokensource.Outcome) {
 		result := tokensource.Result(out.Err)
 		renewalsTotal.WithLabelValues(r.Source, result).Inc()
+		if fault := tokensource.FaultOf(out.Err); fault != tokensource.FaultNone {
+			failuresTotal.WithLabelValues(r.Source, string(fault)).Inc()
+		}
 		renewalDuration.WithLabelValues(r.Source, result).Observe(out.Took.Seconds())
 		if span != nil {
 			endSpan(span, out, result)

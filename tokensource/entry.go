@@ -146,6 +146,22 @@ func (e *entry) reconsider() bool {
 	return true
 }
 
+// forgive takes back what is remembered against the refresh token, and reports
+// whether there was something.
+func (e *entry) forgive() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	had := e.lost || e.failure.fault == FaultConsent
+	if e.tok != nil && e.tok.orphan.Swap(false) {
+		had = true
+	}
+	e.refresh, e.lost = refreshState{}, false
+	if e.failure.fault == FaultConsent {
+		e.failure = failure{}
+	}
+	return had
+}
+
 // obtained notes whether the store has taken a new token.
 func (e *entry) obtained(u unsaved) {
 	e.mu.Lock()
@@ -300,6 +316,13 @@ func (e *entry) evict(keepTokens bool) (size int64, ok bool) {
 	}
 	e.evicted = true
 	return e.size, true
+}
+
+// lastFailure returns what is remembered of the last renewal.
+func (e *entry) lastFailure() failure {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.failure
 }
 
 // current returns the newest token.

@@ -34,7 +34,9 @@ type gate struct {
 	next     time.Time // no call that nobody waits for before that
 	hold     time.Time // no call at all before that: the endpoint asked for it
 	worked   time.Time // when it last did its work; zero: never
-	bare     bareRefusals
+	// lastToken is when a call last brought a token, with whatever client.
+	lastToken time.Time
+	bare      bareRefusals
 
 	// The flow of calls.
 	calls  int // under way
@@ -359,7 +361,7 @@ func (g *gate) succeeded(call callKind, took time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := time.Now()
-	g.client.gotToken = now
+	g.client.gotToken, g.lastToken = now, now
 	g.client.grantWorked = g.client.grantWorked || call == callGrant
 	g.answered(now)
 	g.recent = append(g.recent, now)
@@ -559,26 +561,19 @@ func (g *gate) wakes() time.Time {
 	return at
 }
 
-// trouble is what is wrong with the endpoint or the client.
-type trouble struct {
-	fault    Fault
-	err      error
-	since    time.Time
-	next     time.Time
-	failures int
-}
-
-// trouble returns what is wrong now.
-func (g *gate) trouble() trouble {
+// trouble returns what is wrong with the endpoint or the client now.
+func (g *gate) trouble() Trouble {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch {
 	case g.client.refused != nil:
-		return trouble{FaultClient, g.client.refused, g.client.since, g.client.next, g.client.probes}
+		return Trouble{Fault: FaultClient, Since: g.client.since, Next: g.client.next, Err: g.client.refused}
 	case g.failures > 0:
-		return trouble{FaultEndpoint, g.failed, g.since, g.next, g.failures}
+		return Trouble{Fault: FaultEndpoint, Since: g.since, Next: later(g.patient(), g.hold), Err: g.failed}
+	case g.hold.After(time.Now()):
+		return Trouble{Fault: FaultEndpoint, Since: g.slowed, Next: g.hold, Err: errThrottled}
 	}
-	return trouble{}
+	return Trouble{}
 }
 
 // state is the breaker's, as one sees it from outside: while nobody tries, an
@@ -591,6 +586,13 @@ func (g *gate) state() BreakerState {
 		return BreakerOpen
 	}
 	return state
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }
 
 func throttled(err error) bool {

@@ -13,24 +13,34 @@ import (
 // What happens to a source as a whole: at the start, when settings are loaded
 // again, when its store is another one, at the end.
 
-// Resume lets a source without keys look for its token in the store, so that
-// it is renewed with no traffic at all from the start. One with keys looks for
-// renewals that were cut off. It returns at once, and calls no provider but for
-// those, before a token is due. If the store fails, it looks again until it
-// does not.
+// Resume lets a source without keys look for its token in the store, and obtain
+// one if there is none, unless it is Lazy or needs a person for that: so it is
+// known from the start whether the settings work, and the token is renewed with
+// no traffic at all. One with keys looks for renewals that were cut off. It
+// returns at once. If the store fails, it looks again until it does not.
 func (s *Source) Resume() {
 	if s.notesPending() && s.resumed.CompareAndSwap(false, true) {
 		go s.resumePending()
 	}
-	if s.single == nil || s.store == nil {
+	if s.single == nil {
 		return
 	}
 	e := s.single
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.tok == nil && e.flight == nil {
+	switch {
+	case e.tok != nil || e.flight != nil:
+	case s.store != nil:
 		s.launch(s.life, e, reasonResume, nil, (*renewal).look)
+	case s.Eager():
+		s.launchUrgent(s.life, e, ReasonFirst, nil, (*renewal).renew, false)
 	}
+}
+
+// Eager reports whether the first token is obtained before it is wanted, see
+// [Source.Resume].
+func (s *Source) Eager() bool {
+	return s.single != nil && !s.cfg.Lazy && (!s.grant.Interactive || !s.grant.InitialRefreshToken.Empty())
 }
 
 // look takes what is stored. It calls no provider, unless the very first call
@@ -52,6 +62,54 @@ func (r *renewal) look(ctx context.Context) (*Token, error) {
 		return st.token, nil
 	}
 	return cur, nil
+}
+
+// Retry has everything tried again that was refused or failed, at once: also
+// refresh tokens that count as refused for good, in this process and in the
+// store, for somebody says that they are good. It is for a person who has put
+// something right. The error is the store's.
+func (s *Source) Retry(ctx context.Context) error {
+	var errs []error
+	s.each(func(e *entry) {
+		if err := s.forgive(ctx, e); err != nil {
+			errs = append(errs, err)
+		}
+	})
+	s.Reconsider(false)
+	return errors.Join(errs...)
+}
+
+// RetryKey is Retry for one key. The error is ErrKey, or the store's.
+func (s *Source) RetryKey(ctx context.Context, k Key) error {
+	e, err := s.entry(k, time.Now())
+	if err != nil {
+		return err
+	}
+	if err := s.forgive(ctx, e); err != nil {
+		return err
+	}
+	s.gate.reconsider(false)
+	e.reconsider()
+	return nil
+}
+
+// forgive takes back that the entry's refresh token is refused for good.
+func (s *Source) forgive(ctx context.Context, e *entry) error {
+	if !e.forgive() || s.store == nil {
+		return nil
+	}
+	for range maxConflicts {
+		st, err := s.read(ctx, e)
+		if err != nil || st.raw == nil || st.rec.Refused == nil {
+			return err
+		}
+		rec := *st.rec
+		rec.Refused = nil
+		if _, err = s.write(ctx, e, st.raw, &rec); !errors.Is(err, tokenstore.ErrConflict) {
+			return err
+		}
+	}
+	return errConflicts
 }
 
 // lookEvery is how often a source without keys that was refused for good looks

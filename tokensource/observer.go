@@ -2,7 +2,6 @@ package tokensource
 
 import (
 	"context"
-	"errors"
 	"time"
 )
 
@@ -67,28 +66,3 @@ func (noObserver) Renewing(ctx, _ context.Context, _ Renewal) (context.Context, 
 
 func (noObserver) Lost(string, string, error) {}
 func (noObserver) Store(string, error)        {}
-
-// logRenewal tells what the operator must know at Warn, once, and the rest at
-// Debug: a person who has not authorized yet is no fault.
-func (s *Source) logRenewal(e *entry, why Reason, o Outcome) {
-	e.mu.Lock()
-	failed := e.failure
-	e.mu.Unlock()
-	attrs := []any{
-		"source", s.cfg.Name, "grant", s.GrantType(), "key", e.key.String(),
-		"reason", why, "result", Result(o.Err), "took", o.Took,
-	}
-	switch {
-	case o.Err == nil && (why == reasonWrite || why == reasonResume):
-	case why == reasonResume && ofStore(o.Err), why == reasonWrite: // told when it began
-	case why == reasonResume && failed.attempts > 1:
-	case o.Err == nil:
-		s.log.Debug("token renewed", append(attrs, "via", o.Via, "expiry", o.Expiry)...)
-	case errors.Is(o.Err, ErrAuthorizationRequired) && ErrorCode(o.Err) == "", final(o.Err) && failed.attempts > 1:
-		s.log.Debug("no token", append(attrs, "error", o.Err)...)
-	case final(o.Err):
-		s.log.Error("token not renewed", append(attrs, "fault", FaultOf(o.Err), "error", o.Err)...)
-	default:
-		s.log.Warn("token not renewed", append(attrs, "fault", FaultOf(o.Err), "error", o.Err)...)
-	}
-}

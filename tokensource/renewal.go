@@ -100,6 +100,7 @@ func (r *renewal) run(cause context.Context, do procedure) {
 	}
 	t, err := r.guarded(ctx, do)
 	r.leave()
+	was := r.e.lastFailure()
 	lost, err := r.finish(t, err)
 	o := Outcome{Via: r.via, Err: err, Took: time.Since(start)}
 	if err == nil && t != nil {
@@ -107,7 +108,7 @@ func (r *renewal) run(cause context.Context, do procedure) {
 	}
 	observed(o)
 	close(r.done)
-	s.logRenewal(r.e, r.why, o)
+	s.logRenewal(r, was, o)
 	if lost {
 		s.log.Error("a person must authorize again: the refresh token is refused for good", "source", s.cfg.Name, "key", r.e.key.String(), "error", err)
 		s.cfg.Observer.Lost(s.cfg.Name, r.e.key.String(), err)
@@ -553,6 +554,10 @@ func (r *renewal) finish(t *Token, err error) (lost bool, _ error) {
 	r.tok, r.err = t, err
 	if r.why == reasonResume && s.single == nil && t != nil && stateAt(now, t) != fresh && err == nil {
 		s.launch(s.life, e, ReasonAhead, nil, (*renewal).renew) // it was cut off; no request may come for long
+		return lost, nil
+	}
+	if r.why == reasonResume && err == nil && t == nil && s.Eager() {
+		s.launchUrgent(s.life, e, ReasonFirst, nil, (*renewal).renew, false)
 		return lost, nil
 	}
 	if r.noted {

@@ -40,19 +40,38 @@ func TestResumeAfterAStoreThatWasDown(t *testing.T) {
 	})
 }
 
-// A source that was never used calls nobody, whatever its store does.
-func TestResumeCallsNobody(t *testing.T) {
+// A source that was never used obtains its first token at the start, when its
+// store can be read; a lazy one calls nobody, whatever its store does.
+func TestResumeObtainsTheFirstToken(t *testing.T) {
+	for _, lazy := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			g := &fakeGrant{}
+			store := newMemStore()
+			store.fail(errors.New("down"), errors.New("down"))
+			s := newSource(t, tokensource.Config{Grant: g, Store: store, Lazy: lazy})
+			s.Resume()
+			time.Sleep(time.Minute)
+			wantCalls(t, g, 0, 0)
+			store.fail(nil, nil)
+			time.Sleep(10 * time.Second)
+			synctest.Wait()
+			wantCalls(t, g, map[bool]int{false: 1, true: 0}[lazy], 0)
+			if s.Eager() == lazy {
+				t.Error("Eager does not say so")
+			}
+		})
+	}
+}
+
+// Without a store, too; and a grant that needs a person calls nobody.
+func TestResumeWithoutAStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := &fakeGrant{}
-		store := newMemStore()
-		store.fail(errors.New("down"), errors.New("down"))
-		s := newSource(t, tokensource.Config{Grant: g, Store: store})
-		s.Resume()
-		time.Sleep(time.Minute)
-		store.fail(nil, nil)
-		time.Sleep(time.Hour)
-		synctest.Wait()
-		wantCalls(t, g, 0, 0)
+		g, person := &fakeGrant{}, &fakeGrant{person: true}
+		newSource(t, tokensource.Config{Grant: g}).Resume()
+		newSource(t, tokensource.Config{Grant: person}).Resume()
+		time.Sleep(time.Second)
+		wantCalls(t, g, 1, 0)
+		wantCalls(t, person, 0, 0)
 	})
 }
 

@@ -48,6 +48,9 @@ type Config struct {
 	RetryMax time.Duration
 	// RenewalTimeout bounds one renewal, all its calls together. Default: 1m.
 	RenewalTimeout time.Duration
+	// Lazy: the first token of a source without keys is obtained when it is wanted,
+	// not by [Source.Resume].
+	Lazy bool
 	// MaxKeys bounds the tokens in memory. Default: 100000.
 	MaxKeys int
 	// MaxMemory bounds what they take, in bytes, as estimated. The longest unused
@@ -115,6 +118,7 @@ type Source struct {
 	table    *table
 	finished finished
 	resumed  atomic.Bool // its cut-off renewals were looked for
+	report   report
 
 	// life ends with Close; renewals take their context from it, not from the
 	// request that started them.

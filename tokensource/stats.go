@@ -6,7 +6,8 @@ import "time"
 type Stats struct {
 	// Tokens in memory that are not expired.
 	Tokens int
-	// Expiry is the earliest expiry of those; zero: none expires.
+	// Expiry is the earliest expiry of those, or, where all are expired, the latest
+	// of them all: when the last token died. Zero: none expires.
 	Expiry time.Time
 	// Unstored tokens serve from memory, for the store did not take them yet:
 	// they would be lost with this process.
@@ -27,6 +28,7 @@ type Stats struct {
 // Stats counts. It looks at every key.
 func (s *Source) Stats() Stats {
 	var st Stats
+	var died time.Time
 	now := time.Now()
 	s.each(func(e *entry) {
 		e.mu.Lock()
@@ -37,7 +39,11 @@ func (s *Source) Stats() Stats {
 		if e.lost {
 			st.NeedPerson++
 		}
-		switch t := e.tok; {
+		t := e.tok
+		if t != nil && t.expiry.After(died) {
+			died = t.expiry
+		}
+		switch {
 		case stateAt(now, t) != expired:
 			st.Tokens++
 			if e.failure.err != nil && !e.lost {
@@ -52,7 +58,81 @@ func (s *Source) Stats() Stats {
 			st.Failing++
 		}
 	})
+	if st.Tokens == 0 {
+		st.Expiry = died
+	}
 	return st
+}
+
+// Trouble is something that is wrong with a source.
+type Trouble struct {
+	// Fault says whose fault it is.
+	Fault Fault
+	// Keys is how many keys it concerns; 0: all of them.
+	Keys int
+	// Since is when it began.
+	Since time.Time
+	// Next is when the next attempt is made, or may be; zero: none before something
+	// changes.
+	Next time.Time
+	// Err is the last failure.
+	Err error
+}
+
+// Troubles lists what is wrong, one for each fault, the worst first: the
+// endpoint or the client, the store, consents, users. It looks at every key.
+func (s *Source) Troubles() []Trouble {
+	now := time.Now()
+	var all []Trouble
+	if t := s.gate.trouble(); t.Fault != FaultNone {
+		all = append(all, t)
+	}
+	if s.store != nil {
+		if since, err := s.store.Failing(); err != nil {
+			all = append(all, Trouble{Fault: FaultStore, Since: since, Next: now, Err: err})
+		}
+	}
+	byFault := make(map[Fault]*Trouble)
+	s.each(func(e *entry) {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		fault := e.failure.fault
+		if e.lost {
+			fault = FaultConsent
+		}
+		switch {
+		case fault == FaultSuspected, fault == FaultConsent && e.lost:
+		case fault == FaultUser && !s.gate.pardoned(e.failure.at):
+		default:
+			return
+		}
+		t := byFault[fault]
+		if t == nil {
+			t = &Trouble{Fault: fault, Since: e.failure.since}
+			byFault[fault] = t
+		}
+		t.Keys++
+		if e.failure.since.Before(t.Since) {
+			t.Since = e.failure.since
+		}
+		if next := e.failure.callAt; next.Sub(now) < never/2 && (t.Next.IsZero() || next.Before(t.Next)) {
+			t.Next = next
+		}
+		t.Err = e.failure.err
+	})
+	for _, fault := range []Fault{FaultConsent, FaultSuspected, FaultUser} {
+		if t := byFault[fault]; t != nil {
+			all = append(all, *t)
+		}
+	}
+	return all
+}
+
+// LastSuccess is when a token call last brought a token; zero: none has.
+func (s *Source) LastSuccess() time.Time {
+	s.gate.mu.Lock()
+	defer s.gate.mu.Unlock()
+	return s.gate.lastToken
 }
 
 // StoreError is the store's last failure; nil: it works, or was not used yet.

@@ -37,6 +37,7 @@ type Client struct {
 type failure struct {
 	err     error
 	writing bool
+	since   time.Time
 }
 
 // NewClient returns a client of a store. self names this process in records if
@@ -90,6 +91,14 @@ func (c *Client) Err() error {
 		return f.err
 	}
 	return nil
+}
+
+// Failing is Err, and since when.
+func (c *Client) Failing() (since time.Time, err error) {
+	if f := c.failure.Load(); f != nil {
+		return f.since, f.err
+	}
+	return time.Time{}, nil
 }
 
 // WriteTook is how long the last write took.
@@ -158,7 +167,7 @@ func (c *Client) account(ctx context.Context, doing string, err error) error {
 			c.changed(nil)
 		}
 	case err != nil && before == nil:
-		if c.failure.CompareAndSwap(nil, &failure{err, writing}) {
+		if c.failure.CompareAndSwap(nil, &failure{err, writing, time.Now()}) {
 			c.changed(err)
 		}
 	}
