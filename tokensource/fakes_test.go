@@ -30,6 +30,7 @@ type fakeGrant struct {
 	person    bool
 	elsewhere bool // Refresh calls another place than Token
 	noRefresh bool // there is no place to refresh at
+	perKey    bool // Token's call depends on the key
 
 	tokens, refreshes, exchanges atomic.Int32
 }
@@ -42,6 +43,7 @@ func (g *fakeGrant) Info() tokensource.GrantInfo {
 		Refreshable:         !g.noRefresh,
 		InitialRefreshToken: tokenendpoint.NewSecret(g.seed),
 		SameEndpoint:        !g.elsewhere,
+		PerKey:              g.perKey,
 	}
 }
 

@@ -44,6 +44,7 @@ type gate struct {
 	gap    time.Duration
 	recent []time.Time // the last tokens, for how many a second the endpoint gives
 	slowed time.Time   // when it last throttled
+	learn  bool        // and gap is not known yet
 	slows  int         // how often in a row
 	urgent []*turn
 	others []*turn
@@ -109,6 +110,9 @@ const (
 	// probeEvery is the least distance between the calls that requests bring
 	// forward while the endpoint fails.
 	probeEvery = time.Second
+	// fasterAfter is after how long without throttling calls are made a little
+	// faster again, and still a little.
+	fasterAfter = 10 * time.Second
 	// forgetSlow is after how long without throttling calls are no longer spaced.
 	forgetSlow = time.Minute
 )
@@ -266,12 +270,36 @@ func (g *gate) limit() int {
 	return g.window
 }
 
-// spacing is the time between the beginnings of two calls.
+// spacing is the time between the beginnings of two calls: none, or what the
+// endpoint was seen to take when it throttled.
 func (g *gate) spacing(now time.Time) time.Duration {
-	if g.gap > 0 && now.Sub(g.slowed) > forgetSlow {
-		g.gap, g.slowed = 0, time.Time{}
+	switch {
+	case g.slowed.IsZero():
+	case now.Sub(g.slowed) > forgetSlow:
+		g.gap, g.slowed, g.learn = 0, time.Time{}, false
+	case g.learn && !now.Before(g.hold):
+		g.learn = false
+		g.gap = g.learned()
 	}
 	return g.gap
+}
+
+// learned is the spacing for a tenth fewer calls than brought tokens in the
+// second around the throttling.
+func (g *gate) learned() time.Duration {
+	rate := 0
+	for _, at := range g.recent {
+		if g.slowed.Sub(at) <= time.Second {
+			rate++
+		}
+	}
+	switch {
+	case rate > 0:
+		return time.Second * 11 / time.Duration(10*rate)
+	case g.gap > 0:
+		return min(2*g.gap, queueWait)
+	}
+	return time.Second
 }
 
 // first is who is next; nil: nobody waits.
@@ -368,6 +396,9 @@ func (g *gate) succeeded(call callKind, took time.Duration) {
 	if len(g.recent) > 2*startWindow {
 		g.recent = append(g.recent[:0], g.recent[startWindow:]...)
 	}
+	if now.Sub(g.slowed) > fasterAfter {
+		g.gap = g.gap * 49 / 50
+	}
 	if g.window < startWindow || (took >= slowCall && g.window < maxWindow) {
 		g.window++
 	}
@@ -400,11 +431,12 @@ func (g *gate) refused(k Key, began time.Time, err error, j judgement) Fault {
 	if !certain && j.fault != FaultEndpoint && g.suspect(k, err, j.suspects) {
 		j.fault, certain = FaultClient, true
 	}
+	judged := &Failure{Fault: j.fault, Err: err}
 	switch j.fault {
 	case FaultEndpoint:
-		g.endpointFailed(now, err, again)
+		g.endpointFailed(now, judged, again)
 	case FaultClient:
-		g.clientRefused(now, err, certain, again)
+		g.clientRefused(now, judged, certain, again)
 	case FaultConsent:
 		g.answered(now) // the client was taken, or it would not have got so far
 	case FaultSuspected, FaultUser:
@@ -451,21 +483,7 @@ func (g *gate) throttled(now time.Time, asked time.Duration, err error) {
 	if now.Sub(g.slowed) < probeEvery {
 		return // calls that were under way together
 	}
-	rate := 0
-	for _, at := range g.recent {
-		if now.Sub(at) <= time.Second {
-			rate++
-		}
-	}
-	switch {
-	case rate > 0:
-		g.gap = time.Second * 11 / time.Duration(10*rate) // a tenth less than that
-	case g.gap > 0:
-		g.gap = min(2*g.gap, queueWait)
-	default:
-		g.gap = time.Second
-	}
-	g.slowed = now
+	g.slowed, g.learn = now, true
 	g.window = 1
 	if !g.moves(now) || g.hold.Sub(now) > queueWait {
 		g.dismiss(&delayedError{err, g.hold.Sub(now)})

@@ -100,7 +100,7 @@ func verdictOf(err error, fault Fault) Verdict {
 // uncertain reports whether a call may have used up what was sent with it.
 func uncertain(err error) bool {
 	var ee *tokenendpoint.Error
-	return errors.As(err, &ee) && ee.Sent && (ee.Status == 0 || ee.Status < 300)
+	return errors.As(err, &ee) && ee.Sent && ee.Status < 300 && ee.Class != tokenendpoint.Permanent
 }
 
 // spent reports whether a code that was sent is no good any more: refused,
