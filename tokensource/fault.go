@@ -166,7 +166,7 @@ func judgeShared(ee *tokenendpoint.Error, ev evidence) judgement {
 	if unauthorized {
 		suspects = suspectsUnauthorized
 	}
-	aboutClient := unauthorized || said == FaultClient
+	aboutClient := (unauthorized && !ofToken(ee.Code)) || said == FaultClient
 	switch ev.call {
 	case callRefreshToken:
 		if ev.works || !aboutClient {

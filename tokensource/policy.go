@@ -170,7 +170,7 @@ func probeAfter(probes int, random float64) time.Duration {
 	case 1:
 		return 15 * time.Second
 	}
-	return 50*time.Second + time.Duration(random*float64(5*time.Second))
+	return 45*time.Second + time.Duration(random*float64(5*time.Second)) // and then a request has to come
 }
 
 // suspectAfter returns how long to wait before a refresh token is tried again

@@ -30,7 +30,7 @@ func TestRefusalIsRemembered(t *testing.T) {
 			if waited := time.Since(start) - 10000*time.Second; waited > 0 {
 				t.Errorf("the callers waited %v for nothing", waited)
 			}
-			if n := g.calls(); n < 10000/60 || n > 4+10000/50 {
+			if n := g.calls(); n < 10000/60 || n > 4+10000/45 {
 				t.Errorf("%d calls, want a probe each minute", n)
 			}
 			if n := strings.Count(text.String(), "level=ERROR"); n < 30 || n > 10000/300+1 {

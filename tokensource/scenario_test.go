@@ -261,7 +261,7 @@ func wrongSecret(t *testing.T, wording *tokenendpoint.Error, fresh, person bool)
 		s = newSource(t, cfg)
 	}
 	before := g.calls()
-	tr := startTraffic(s, ks, 15*time.Second, time.Minute)
+	tr := startTraffic(s, ks, 9*time.Second, time.Minute)
 	defer tr.stop()
 	time.Sleep(10 * time.Minute)
 	if n := g.calls() - before; n > 10*60 {
