@@ -198,6 +198,13 @@ func (g *gate) failure() error {
 
 var errThrottled = fmt.Errorf("the token endpoint asked for fewer calls: %w", ErrUnavailable)
 
+// queueMoves is moves, now.
+func (g *gate) queueMoves() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.moves(time.Now())
+}
+
 // enter waits for the turn of a call for the key, and reports whether it had to
 // wait. The error is why there is no turn. Each enter without an error is
 // followed by one leave.

@@ -297,7 +297,8 @@ func (s *Source) lock(ctx context.Context, e *entry) (*entry, error) {
 
 // await is Token's slow path: the token is due, expired, refused or missing.
 func (s *Source) await(ctx context.Context, e *entry) (*Token, error) {
-	giveUp := time.Now().Add(s.cfg.MaxWait)
+	start := time.Now()
+	giveUp := start.Add(s.cfg.MaxWait)
 	var failed error // the last renewal
 	for {
 		var err error
@@ -362,6 +363,9 @@ func (s *Source) await(ctx context.Context, e *entry) (*Token, error) {
 		}
 		if !f.aside {
 			failed = f.err
+			if s.cfg.MaxWait > 0 && throttled(failed) && s.gate.queueMoves() {
+				giveUp = later(giveUp, start.Add(queueWait)) // it stands in a queue that moves
+			}
 		}
 	}
 }
