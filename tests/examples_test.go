@@ -73,6 +73,7 @@ func TestOperationsPage(t *testing.T) {
 	page := string(mustRead(t, "..", "docs", "operations.md"))
 	readme := string(mustRead(t, "..", "README.md"))
 	for _, name := range []string{
+		"caddy_token_source_usable", "caddy_token_source_failures_total", "caddy_token_source_last_success_timestamp_seconds",
 		"caddy_token_source_needs_person", "caddy_token_source_unstored_tokens", "caddy_token_source_store_up",
 		"caddy_bearer_breaker_state", "token_source.lost", "token_source.store_down", "token_source.store_up",
 	} {
@@ -82,7 +83,7 @@ func TestOperationsPage(t *testing.T) {
 			}
 		}
 	}
-	for _, reason := range []string{"store_down", "unstored", "needs_person", "renewals_fail", "token_endpoint_breaker", "api_breaker"} {
+	for _, reason := range []string{"store_down", "unstored", "endpoint_down", "client_refused", "consent_lost", "user_refused", "api_refuses"} {
 		if !strings.Contains(page, "`"+reason+"`") {
 			t.Errorf("docs/operations.md does not explain %s", reason)
 		}

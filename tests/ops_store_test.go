@@ -80,7 +80,7 @@ func TestFailingStoreIsNoticed(t *testing.T) {
 		s.get(t).wantOK(t)
 		return s.metric(t, storeUp) == "0"
 	})
-	s.wantReady(t, "degraded", "store_down", "renewals_fail")
+	s.wantReady(t, "degraded", "store_down")
 	s.wantEvents(t, "token_source.store_down [error:input/output error source:api]")
 	calls := s.p.TokenCount()
 	for range 20 {
@@ -92,7 +92,7 @@ func TestFailingStoreIsNoticed(t *testing.T) {
 	if n := s.metric(t, unstored); n != "1" {
 		t.Errorf("unstored_tokens is %q", n)
 	}
-	s.wantReady(t, "degraded", "store_down", "unstored", "renewals_fail")
+	s.wantReady(t, "degraded", "store_down", "unstored")
 	if n := s.p.TokenCount(); n != calls+1 {
 		t.Errorf("%d token calls while the store was down, and one code", n-calls)
 	}
@@ -132,7 +132,7 @@ func TestStoreDownWithoutAToken(t *testing.T) {
 	s.searchAtEnd(t)
 	s.wantReady(t, "degraded", "store_down") // nobody has asked for a token yet
 	s.get(t).wantProblem(t, http.StatusServiceUnavailable, "token-unavailable")
-	s.wantReadyNow(t, "unavailable", "store_down", "renewals_fail")
+	s.wantReadyNow(t, "unavailable", "store_down")
 	storageBroken.Store(false)
 	s.wantReady(t, "ready")
 	s.get(t).wantOK(t)

@@ -210,13 +210,13 @@ func TestLostIsNoticed(t *testing.T) {
 		t.Errorf("needs_person is %q", n)
 	}
 	s.p.RevokeRefreshTokens()
-	s.wantReady(t, "degraded", "needs_person") // it is due 7.2 s before its end
+	s.wantReady(t, "degraded", "consent_lost") // it is due 7.2 s before its end
 	s.get(t).wantOK(t)
 	if n := s.metric(t, needsPerson); n != "1" {
 		t.Errorf("needs_person is %q", n)
 	}
 	s.wantEvents(t, "token_source.lost [error_code:invalid_grant source:api]")
-	s.wantReady(t, "unavailable", "needs_person", "renewals_fail")
+	s.wantReady(t, "unavailable", "consent_lost")
 	s.get(t).wantProblem(t, http.StatusForbidden, "authorization-required")
 	if n := countLines(s.logged(t), lostLine); n != 1 || !strings.Contains(s.logged(t), `"level":"error"`) {
 		t.Errorf("%d log lines", n)
@@ -253,7 +253,7 @@ func TestLostIsRemembered(t *testing.T) {
 	calls := s.p.TokenCount()
 	s.load(t, s.config)
 	s.wantEvents(t, "token_source.lost [error_code: source:api]")
-	s.wantReady(t, "unavailable", "needs_person", "renewals_fail")
+	s.wantReady(t, "unavailable", "consent_lost")
 	if n := s.p.TokenCount(); n != calls {
 		t.Errorf("%d token calls after the restart", n-calls)
 	}

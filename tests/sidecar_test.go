@@ -20,6 +20,7 @@ import (
 // setup is a sidecar in front of a Generic provider. Each field but the first ones holds further lines for one block of
 // the Caddyfile; the zero value is the password grant, which has refresh tokens and needs nobody.
 type setup struct {
+	eager     bool   // the first token is obtained at the start
 	grantType string // password by default
 	tokenURL  string // the provider's own by default
 	upstream  string // the provider by default
@@ -71,6 +72,15 @@ func newSidecar(t *testing.T, c setup) *sidecar {
 	return newSidecarOf(t, provider.New(provider.Generic), c)
 }
 
+// sourceOptions are the source's. Most tests count token calls, and so the first
+// one is made for a request.
+func (c *setup) sourceOptions() string {
+	if c.eager {
+		return c.source
+	}
+	return c.source + "\nlazy"
+}
+
 // newSidecarOf is newSidecar with a provider that the test has made itself.
 func newSidecarOf(t *testing.T, p *provider.Provider, c setup) *sidecar {
 	t.Helper()
@@ -90,7 +100,7 @@ func newSidecarOf(t *testing.T, p *provider.Provider, c setup) *sidecar {
 	if c.upstream == "" {
 		c.upstream = s.api
 	}
-	text := fmt.Sprintf(sidecarFile, c.global, grantText(s.p, c.grantType, c.tokenURL, c.grant), c.source, port, c.site,
+	text := fmt.Sprintf(sidecarFile, c.global, grantText(s.p, c.grantType, c.tokenURL, c.grant), c.sourceOptions(), port, c.site,
 		c.upstream, c.proxy, c.transport) + c.rest
 	text = strings.ReplaceAll(text, theAPI, s.api)
 	s.config = s.contain(t, adapt(t, "sidecar.caddyfile", caddyfile.Format([]byte(text))))

@@ -60,9 +60,11 @@ func (s *Source) logRenewal(r *renewal, was failure, o Outcome) {
 	}
 	fault := FaultOf(o.Err)
 	attrs = append(attrs, "result", Result(o.Err), "fault", fault, "error", o.Err)
-	level, text := slog.LevelWarn, "token not renewed: the one that is there serves on"
-	if tok := e.current(); stateAt(now, tok) == expired && !s.inGrace(now, tok) {
-		level, text = slog.LevelError, "token not renewed, and there is none that is valid"
+	level, text := slog.LevelWarn, "token not renewed"
+	tok := e.current()
+	valid := stateAt(now, tok) != expired || s.inGrace(now, tok)
+	if !valid {
+		level = slog.LevelError
 	}
 	switch {
 	case r.why == reasonWrite, r.why == reasonResume && fault == FaultStore: // told when it began
@@ -86,7 +88,7 @@ func (s *Source) logRenewal(r *renewal, was failure, o Outcome) {
 	if hint := hints[fault]; hint != "" && level > slog.LevelDebug {
 		attrs = append(attrs, "look_at", hint)
 	}
-	s.log.Log(s.life, level, text, append(attrs, "next_attempt_in", s.nextAttempt(e, now))...)
+	s.log.Log(s.life, level, text, append(attrs, "valid_token", valid, "next_attempt_in", s.nextAttempt(e, now))...)
 }
 
 // hints say what to look at, by whose fault it is.
