@@ -98,7 +98,7 @@ func (tl *TokenLogin) ServeHTTP(w http.ResponseWriter, r *http.Request, next cad
 	case loginCode:
 		handle, method = tl.code, http.MethodPost
 	default:
-		return next.ServeHTTP(w, r)
+		return orNotFound(w, r, next)
 	}
 	caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
 	w.Header().Set("Cache-Control", "no-store")
@@ -115,6 +115,50 @@ func (tl *TokenLogin) ServeHTTP(w http.ResponseWriter, r *http.Request, next cad
 		tl.log.Debug("login's answer not written", zap.String("source", tl.Source), zap.Error(err))
 	}
 	return nil
+}
+
+// orNotFound passes a request on, and answers 404 if nobody else answers it: Caddy
+// would send an empty 200, which a program takes for success.
+func orNotFound(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	watched := &answeredWriter{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
+	if err := next.ServeHTTP(watched, r); err != nil || watched.answered {
+		return err
+	}
+	p := &problem{
+		name: problemNotFound, status: http.StatusNotFound,
+		detail: fmt.Sprintf("expected a path that ends in /%s, /%s or /%s", loginStart, loginCallback, loginCode),
+	}
+	return p.write(w)
+}
+
+// answeredWriter notes whether there was an answer.
+type answeredWriter struct {
+	*caddyhttp.ResponseWriterWrapper
+	answered bool
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (w *answeredWriter) WriteHeader(status int) {
+	w.answered = true
+	w.ResponseWriterWrapper.WriteHeader(status)
+}
+
+// Write implements http.ResponseWriter.
+func (w *answeredWriter) Write(b []byte) (int, error) {
+	w.answered = true
+	return w.ResponseWriterWrapper.Write(b)
+}
+
+// ReadFrom implements io.ReaderFrom.
+func (w *answeredWriter) ReadFrom(r io.Reader) (int64, error) {
+	w.answered = true
+	return w.ResponseWriterWrapper.ReadFrom(r)
+}
+
+// Unwrap is for what takes the connection over, and answers on it.
+func (w *answeredWriter) Unwrap() http.ResponseWriter {
+	w.answered = true
+	return w.ResponseWriterWrapper.Unwrap()
 }
 
 // report logs what became of a login, in place of the access log.

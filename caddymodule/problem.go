@@ -28,6 +28,7 @@ const (
 	problemCallerRefused         = "caller-refused"
 	problemMethodRefused         = "method-refused"
 	problemUpstreamInsecure      = "upstream-insecure"
+	problemNotFound              = "not-found"
 	problemBadRequest            = "bad-request"
 )
 
@@ -35,7 +36,7 @@ func problemNames() []string {
 	return []string{
 		problemAuthorizationRequired, problemTokenUnavailable, problemClientRefused, problemTokenRefused, problemBreakerOpen,
 		problemCodeRefused, problemKeyMissing, problemCallerRefused, problemMethodRefused, problemUpstreamInsecure,
-		problemBadRequest,
+		problemNotFound, problemBadRequest,
 	}
 }
 
@@ -53,6 +54,7 @@ var problemTitles = map[string]string{
 	problemCallerRefused:         "This caller may not use the sidecar",
 	problemMethodRefused:         "This method is not proxied",
 	problemUpstreamInsecure:      "The upstream would receive the token in the clear",
+	problemNotFound:              "There is nothing at this path",
 	problemBadRequest:            "The request is not understood",
 }
 

@@ -39,8 +39,9 @@ func loadExample(t *testing.T, file string) map[string]string {
 	w := newPlace(t)
 	text, addresses := string(mustRead(t, file)), map[string]string{}
 	for _, port := range []string{"9000", "9001"} {
-		addresses[port] = "127.0.0.1:" + freePort(t)
-		text = strings.ReplaceAll(text, "http://127.0.0.1:"+port+" ", "http://"+addresses[port]+" ")
+		free := freePort(t)
+		addresses[port] = "127.0.0.1:" + free
+		text = strings.ReplaceAll(text, "http://:"+port+" ", "http://:"+free+" ")
 	}
 	w.load(t, w.contain(t, adapt(t, file, []byte(text))))
 	return addresses
