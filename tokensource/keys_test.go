@@ -198,6 +198,59 @@ func TestEvictionByMemory(t *testing.T) {
 	})
 }
 
+// MaxMemory: a key without a token weighs too.
+func TestKeysWithoutATokenAreEvicted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &fakeGrant{perKey: true, onToken: func(context.Context, int, tokensource.Vars) (*tokenendpoint.Response, error) {
+			return nil, refusal("access_denied")
+		}}
+		s := newSource(t, tokensource.Config{Grant: g, KeyNames: []string{"user"}, MaxMemory: 100_000, Store: newMemStore()})
+		for n := range 1000 {
+			_, _ = s.Token(context.Background(), tokensource.NewKey(fmt.Sprint(n)))
+		}
+		if n := s.Remembered(); n > 200 {
+			t.Errorf("%d keys are remembered in 100 kB", n)
+		}
+	})
+}
+
+// Many renewals at once of one process, whose keys are noted in a few records:
+// none fails because they are in each other's way.
+func TestSimultaneousRenewalsAreNoted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newMemStore()
+		s := newSource(t, tokensource.Config{Grant: &fakeGrant{person: true}, KeyNames: []string{"user"}, Store: &slowWrites{store}})
+		ks := users(1000)
+		for _, k := range ks {
+			if _, err := s.Exchange(context.Background(), k, code(k.String())); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(2 * time.Hour)
+		var failed atomic.Int32
+		var wg sync.WaitGroup
+		for _, k := range ks {
+			wg.Go(func() {
+				if _, err := s.Token(context.Background(), k); err != nil {
+					failed.Add(1)
+				}
+			})
+		}
+		wg.Wait()
+		if n := failed.Load(); n > 0 {
+			t.Errorf("%d of 1000 simultaneous renewals failed", n)
+		}
+	})
+}
+
+// slowWrites is a store whose writes take a millisecond.
+type slowWrites struct{ *memStore }
+
+func (s *slowWrites) Swap(ctx context.Context, key string, old, value []byte) error {
+	time.Sleep(time.Millisecond)
+	return s.memStore.Swap(ctx, key, old, value)
+}
+
 // A token that is not in the store is never evicted.
 func TestUnsavedIsNotEvicted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -74,7 +74,14 @@ func shardOf(k Key) int {
 // notePending writes down that the key is about to be renewed. The error is of
 // the store.
 func (s *Source) notePending(ctx context.Context, k Key) error {
-	name := s.pendingName(shardOf(k))
+	shard := shardOf(k)
+	name := s.pendingName(shard)
+	select { // of this process's renewals one at a time: they would only be in each other's way
+	case s.noting[shard] <- struct{}{}:
+		defer func() { <-s.noting[shard] }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	for range maxConflicts {
 		raw, notes, err := s.readPending(ctx, name)
 		if err != nil {

@@ -90,8 +90,13 @@ func aheadOf(lifetime time.Duration, ra RefreshAhead, random float64) time.Durat
 		ahead = ra.Max
 	}
 	ahead += time.Duration(float64(ahead) * jitterAhead * random)
-	return min(ahead, lifetime)
+	return min(ahead, lifetime-min(lifetime/20, leastAge))
 }
+
+// leastAge is how old a token gets before it is renewed ahead of its expiry, if
+// it lives long enough: whatever the settings say, a source does something else
+// than renew.
+const leastAge = time.Second
 
 // live sets the token's moments.
 func (t *Token) live(now time.Time, lifetime time.Duration, ra RefreshAhead, random float64) {

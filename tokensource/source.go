@@ -119,6 +119,7 @@ type Source struct {
 	finished finished
 	resumed  atomic.Bool // its cut-off renewals were looked for
 	report   report
+	noting   [pendingShards]chan struct{} // the turn to write a note
 
 	// life ends with Close; renewals take their context from it, not from the
 	// request that started them.
@@ -155,6 +156,9 @@ func New(cfg Config) (*Source, error) {
 	}
 	if cfg.Store != nil {
 		s.store = tokenstore.NewClient(cfg.Store, codec, rand.Text(), s.storeTurned)
+	}
+	for i := range s.noting {
+		s.noting[i] = make(chan struct{}, 1)
 	}
 	s.life, s.end = context.WithCancel(context.Background())
 	if len(cfg.KeyNames) == 0 {

@@ -40,9 +40,11 @@ func (ts *table) add(k Key, now time.Time) *entry {
 	defer ts.mu.Unlock()
 	e := &entry{key: k}
 	e.touch(now)
+	size := e.weigh() // nobody else has it yet
 	if v, loaded := ts.byKey.LoadOrStore(k, e); loaded {
 		return v.(*entry)
 	}
+	ts.bytes.Add(size)
 	ts.evict(now)
 	heap.Push(&ts.order, lruItem{e, now.UnixNano()})
 	return e
