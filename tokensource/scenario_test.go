@@ -111,7 +111,7 @@ func (tr *traffic) stop() {
 
 // After an outage of any length, under traffic: the first token at most 5 s after
 // the endpoint is back, and never more than one call a second meanwhile.
-func TestRecoveryAfterAnOutage(t *testing.T) {
+func TestFault57RecoveryAfterAnOutage(t *testing.T) {
 	for _, outage := range []time.Duration{3 * time.Second, time.Minute, 10 * time.Minute} {
 		for _, keyed := range []bool{false, true} {
 			for name, failure := range map[string]error{"503": status(503), "silence": &tokenendpoint.Error{Sent: true}, "a gateway's 403": status(403)} {
@@ -213,7 +213,7 @@ var wordings = map[string]*tokenendpoint.Error{
 // A wrong client secret for ten minutes at a source with 100 users, then the
 // right one: no consent is lost, and all are served within a minute, without an
 // operator. Some have worked before, or none: the process may be new.
-func TestWrongSecretCostsNoConsent(t *testing.T) {
+func TestFault54WrongSecretCostsNoConsent(t *testing.T) {
 	for name, wording := range wordings {
 		for _, fresh := range []bool{false, true} {
 			for _, person := range []bool{true, false} {
@@ -285,7 +285,7 @@ func wrongSecret(t *testing.T, wording *tokenendpoint.Error, fresh, person bool)
 
 // A hundred users whose tokens expire at once, at an endpoint that takes ten
 // calls a second: all are served within 15 s, with at most 130 calls.
-func TestManyUsersAtAThrottlingEndpoint(t *testing.T) {
+func TestFault62ManyUsersAtAThrottlingEndpoint(t *testing.T) {
 	for _, took := range []time.Duration{time.Millisecond, 100 * time.Millisecond, 300 * time.Millisecond} {
 		t.Run(took.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -360,7 +360,7 @@ func TestManyUsersAtASlowEndpoint(t *testing.T) {
 
 // One user's refusals are that user's: others are served, and so is the user
 // when the provider has changed its mind.
-func TestOneUserIsRefused(t *testing.T) {
+func TestFault56OneUserIsRefused(t *testing.T) {
 	for name, refusal := range map[string]*tokenendpoint.Error{
 		"400 access_denied":        {Status: 400, Code: "access_denied", Class: tokenendpoint.Permanent, Sent: true},
 		"400 invalid_grant":        {Status: 400, Code: "invalid_grant", Class: tokenendpoint.Permanent, Sent: true},

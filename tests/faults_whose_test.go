@@ -1,0 +1,151 @@
+package tests
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-bearer/caddy-bearer/tests/provider"
+)
+
+// Whose fault a failure is, from outside. How long things take is asked in tokensource, of a clock that tests hold.
+
+// TestFault53Gateway: what a gateway says in the token endpoint's place, HTML or nothing, passes, whatever its status.
+func TestFault53Gateway(t *testing.T) {
+	for _, status := range []int{401, 403, 404, 400} {
+		for kind, body := range map[string]string{"HTML": "<html>Request blocked</html>", "nothing": ""} {
+			t.Run(fmt.Sprint(status, kind), func(t *testing.T) {
+				s := launch(t, setup{source: "max_wait 1ms"})
+				s.p.ScriptToken(provider.Status(status, http.Header{"Content-Type": {"text/html"}}, body))
+				s.get(t).wantProblem(t, http.StatusServiceUnavailable, "token-unavailable")
+				s.wantLogged(t, `"fault":"endpoint"`)
+				eventually(t, "it works again by itself", func() bool { return s.get(t).status == http.StatusOK })
+				s.wantLogged(t, "tokens are obtained again")
+			})
+		}
+	}
+}
+
+// TestFault54WrongSecretIsNotTheUsers: the endpoint answers a wrong client secret in words that others use of dead refresh
+// tokens. Nobody's consent is lost, and nobody is told to authorize again once it is known whose fault it is.
+func TestFault54WrongSecretIsNotTheUsers(t *testing.T) {
+	p := provider.New(provider.Generic)
+	c := codes(p, freePort(t))
+	c.source = "key user {header.X-User}"
+	s := watch(t, p, c)
+	s.load(t, s.config)
+	users := []string{"ann", "bob", "eve", "joe", "kim"}
+	for _, user := range users {
+		header := http.Header{"Content-Type": {"application/x-www-form-urlencoded"}, "X-User": {user}}
+		if got := s.call(t, http.MethodPost, "/tokens/code", header, url.Values{"code": {p.NewCode(user)}}.Encode()); got.status != http.StatusOK {
+			t.Fatalf("handing over a code: %d %s", got.status, got.body)
+		}
+		s.as(t, user).wantOK(t)
+	}
+	wrong := provider.Always(provider.Status(401, nil, `{"error":"access_denied","error_description":"secret expired"}`))
+	s.p.ScriptToken(wrong)
+	s.p.RevokeAccessTokens()
+	eventually(t, "it is known to be the client's fault", func() bool {
+		for _, user := range users {
+			s.as(t, user)
+		}
+		_, body := s.look(s.probe)
+		return strings.Contains(body, `"client_refused"`)
+	})
+	s.p.ClearScripts()
+	s.load(t, s.config) // by itself it would take up to a minute
+	eventually(t, "all are served again", func() bool {
+		for _, user := range users {
+			if s.as(t, user).status != http.StatusOK {
+				return false
+			}
+		}
+		return true
+	})
+	if n := s.metric(t, needsPerson); n != "0" {
+		t.Errorf("needs_person is %q", n)
+	}
+}
+
+// TestFault55RefreshFailsForEver: where the grant works, it is made.
+func TestFault55RefreshFailsForEver(t *testing.T) {
+	for name, fail := range map[string]http.HandlerFunc{
+		"500": func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "<html>Server Error</html>", 500) },
+		"in other words": func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusBadRequest)
+			_, _ = w.Write([]byte(`{"message":"no"}`))
+		},
+		"invalid_request": func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusBadRequest)
+			_, _ = w.Write([]byte(`{"error":"invalid_request"}`))
+		},
+		"silence": func(_ http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body) // or the end of the request is not noticed
+			<-r.Context().Done()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			broken := httptest.NewServer(fail)
+			defer broken.Close()
+			p := provider.New(provider.Generic)
+			p.SetLifetime(time.Second)
+			s := newSidecarOf(t, p, setup{source: "refresh {\ntoken_url " + broken.URL + "/token\ntimeout 300ms\n}"})
+			s.start(t)
+			first := s.get(t).wantOK(t)
+			eventually(t, "the grant brings other tokens", func() bool {
+				got := s.get(t)
+				return got.status == http.StatusOK && got.wantOK(t).Serial > first.Serial+1
+			})
+		})
+	}
+}
+
+// TestFault56OneKeyIsRefused: others do not notice, the caller is told whose key it is, and it is asked again.
+func TestFault56OneKeyIsRefused(t *testing.T) {
+	s := launch(t, setup{source: "key user {header.X-User}", grant: "header X-For {key.user}"})
+	s.as(t, "ann").wantOK(t)
+	refuse := provider.Always(provider.Function(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Header.Get("X-For") != "mallory" {
+			return false
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusBadRequest)
+		_, _ = w.Write([]byte(`{"error":"access_denied"}`))
+		return true
+	}))
+	s.p.ScriptToken(refuse)
+	got := s.as(t, "mallory")
+	got.wantProblem(t, http.StatusBadGateway, "token-refused")
+	if !strings.Contains(got.body, `"fault":"user"`) || !strings.Contains(got.body, `"key":"`) {
+		t.Errorf("it is not said whose fault it is: %s", got.body)
+	}
+	for i := range 20 {
+		s.as(t, fmt.Sprint("user-", i)).wantOK(t)
+		s.as(t, "mallory").wantProblem(t, http.StatusBadGateway, "token-refused")
+	}
+	if state := s.metric(t, `caddy_bearer_breaker_state{breaker="token_endpoint",source="api"}`); state != "0" {
+		t.Errorf("the breaker is %q", state)
+	}
+	s.p.ClearScripts()
+	eventually(t, "the provider has changed its mind", func() bool { return s.as(t, "mallory").status == http.StatusOK })
+}
+
+// TestFirstTokenAtTheStart: without any traffic a source obtains its token, and readiness says whether it could.
+func TestFirstTokenAtTheStart(t *testing.T) {
+	s := watch(t, provider.New(provider.Generic), setup{eager: true})
+	s.load(t, s.config)
+	s.wantReady(t, "ready")
+	if n := s.p.TokenCount(); n != 1 {
+		t.Errorf("%d token calls", n)
+	}
+	stop(t)
+	refused := watch(t, provider.New(provider.Generic), setup{eager: true})
+	refused.p.ScriptToken(provider.Always(provider.Status(401, nil, `{"error":"invalid_client"}`)))
+	refused.load(t, refused.config)
+	refused.wantReady(t, "unavailable", "client_refused")
+}
