@@ -109,14 +109,18 @@ type Response struct {
 	// The statuses of a good answer. Default: any 2xx.
 	Status []int `json:"status,omitempty"`
 	// Paths to the token, the first that is there wins; header:NAME is a
-	// header. Default: access_token.
+	// header, cookie:NAME a cookie that the answer sets. A scheme before the
+	// token, "Bearer ", is left out. Default: access_token.
 	AccessToken []string `json:"access_token,omitempty"`
 	// The same for the refresh token. Default: refresh_token.
 	RefreshToken []string `json:"refresh_token,omitempty"`
 	// A path to the expiry. Default: expires_in.
 	ExpiresIn string `json:"expires_in,omitempty"`
-	// What it counts: auto, seconds, ms, epoch, epoch_ms, rfc3339, duration,
-	// d:hh:mm, jwt_exp (of the token) or never. Default: auto.
+	// What it counts: auto, seconds, ms, minutes, epoch, epoch_ms, rfc3339,
+	// duration, d:hh:mm, jwt_exp (of the token) or never. Each takes all spellings
+	// of what it means: numbers, units in words, ISO 8601 durations, dates with or
+	// without a zone (none is UTC). Default: auto, which takes any of them, a bare
+	// number for seconds, or for the unit that the path ends in (expires_minutes).
 	ExpiresKind string `json:"expires_kind,omitempty"`
 	// What makes an answer an error, whatever its status.
 	ErrorWhen []tokenendpoint.Matcher `json:"error_when,omitempty"`

@@ -168,7 +168,7 @@ func tokenOf(r *tokenstore.Record, now time.Time, ra RefreshAhead, random float6
 	}
 	lifetime := time.Duration(0)
 	if !r.Expiry.IsZero() {
-		lifetime = r.Expiry.Sub(r.Issued)
+		lifetime = max(r.Expiry.Sub(r.Issued), 1) // 0 would be for ever
 	}
 	// now carries a monotonic reading and the record does not: adding the
 	// difference gives the moments one. Where the clocks differ, a token is not
