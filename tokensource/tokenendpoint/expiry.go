@@ -154,11 +154,18 @@ const (
 // less, and was not meant as one.
 const epochLeast = 1e8
 
+// maxExpiryText is the longest that an expiry is written, in bytes: JavaScript's
+// dates, with a zone's name in a long language.
+const maxExpiryText = 128
+
 // parseExpiry reads the value of an expiry as a time from now, which may have
 // passed; false if it is none. path is where it was found: its name may tell the
 // unit. Servers were seen to send " 43200 ", 3600.0, 0, -1 and dates of many
 // kinds.
 func parseExpiry(kind ExpiryKind, path, text string, now time.Time) (time.Duration, bool) {
+	if len(text) > maxExpiryText {
+		return 0, false
+	}
 	switch kind {
 	case ExpirySeconds, ExpiryMillis, ExpiryMinutes, ExpiryDuration:
 		return parseLifetime(kind, text)

@@ -101,6 +101,7 @@ func TestExpiryByItself(t *testing.T) {
 			{`"2026-11-27T25:00:00Z"`, unreadable},
 			{`"Fri, 27 Nov 2026 15:04:05 EST"`, unreadable},
 			{`"1:00"`, unreadable},
+			{strconv.Quote(strings.Repeat("1s", 30_000)), unreadable}, // and in no time
 			{"[3600]", unreadable},
 			{`{"seconds":3600}`, unreadable},
 			{"true", unreadable},
