@@ -22,7 +22,9 @@ func TestDeadTokenWithARefreshToken(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var sent []string
 				g := &fakeGrant{
-					onToken: func(context.Context, int, tokensource.Vars) (*tokenendpoint.Response, error) { return dead("d", "r1"), nil },
+					onToken: func(context.Context, int, tokensource.Vars) (*tokenendpoint.Response, error) {
+						return dead("d", "r1"), nil
+					},
 					onRefresh: func(_ context.Context, n int, refresh string) (*tokenendpoint.Response, error) {
 						sent = append(sent, refresh)
 						return answer(fmt.Sprintf("alive-%d", n), "r2", time.Hour), nil
@@ -170,7 +172,9 @@ func TestDeadTokenOfACode(t *testing.T) {
 // `lifetime forever` goes before what a response says, and no token of it is dead.
 func TestDeadTokenThatLivesForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokenendpoint.Response, error) { return dead("tok", "r"), nil }}
+		g := &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokenendpoint.Response, error) {
+			return dead("tok", "r"), nil
+		}}
 		s := newSource(t, tokensource.Config{Grant: g, Lifetime: tokensource.Lifetime{Forever: true}})
 		want(t, s, noKey, "tok")
 		wantCalls(t, g, 1, 0)

@@ -118,7 +118,8 @@ var (
 // read judges a response. fail is filled in and returned when it brings no token.
 func (r *ResponseOptions) read(fail *Error, res *http.Response, body []byte, secrets []string) (*Response, error) {
 	doc := r.parse(res, body)
-	isError := AnyMatches(r.ErrorWhen, res.StatusCode, res.Header, doc)
+	inside := &wholeBody{doc, body}
+	isError := AnyMatches(r.ErrorWhen, res.StatusCode, res.Header, inside)
 	if r.accepts(res.StatusCode) && !isError {
 		answer, err := r.response(res, body, doc)
 		if err == nil {
@@ -129,7 +130,7 @@ func (r *ResponseOptions) read(fail *Error, res *http.Response, body []byte, sec
 		fail.Err = err
 	}
 	code := errorCode(res.StatusCode, doc)
-	fail.Class, fail.Meaning = r.classOf(res, doc, code)
+	fail.Class, fail.Meaning = r.classOf(res, inside, code)
 	fail.Code = withoutSecrets(code, secrets)
 	fail.Shape = shapeOf(res, doc, secrets)
 	fail.RetryAfter = parseRetryAfter(res.Header.Get("Retry-After"), time.Now())
@@ -321,7 +322,10 @@ var (
 // classOf says what an error means: by the settings, else by its status and
 // code. A refusal is one in words, in a code or in JSON. A 4xx without any is
 // a gateway's, and passes.
-func (r *ResponseOptions) classOf(res *http.Response, doc any, code string) (Class, Meaning) {
+func (r *ResponseOptions) classOf(res *http.Response, body *wholeBody, code string) (Class, Meaning) {
+	if body == nil {
+		body = new(wholeBody)
+	}
 	status := res.StatusCode
 	for _, said := range []struct {
 		matchers []Matcher
@@ -335,7 +339,7 @@ func (r *ResponseOptions) classOf(res *http.Response, doc any, code string) (Cla
 		{r.ClientRefused, Permanent, ClientRefused},
 		{r.Permanent, Permanent, RefusedForGood},
 	} {
-		if AnyMatches(said.matchers, status, res.Header, doc) {
+		if AnyMatches(said.matchers, status, res.Header, body) {
 			return said.class, said.meaning
 		}
 	}
@@ -347,7 +351,7 @@ func (r *ResponseOptions) classOf(res *http.Response, doc any, code string) (Cla
 		return Transient, Unsaid
 	case status >= 400 && !known && res.Header.Get("Retry-After") != "":
 		return Throttled, Unsaid
-	case code != "", status >= 400 && doc != nil:
+	case code != "", status >= 400 && body.doc != nil:
 		return Permanent, Unsaid
 	}
 	return Transient, Unsaid

@@ -144,6 +144,9 @@ func TestErrorWhen(t *testing.T) {
 		"whatever the case":   {tokenendpoint.Matcher{JSON: "status", Values: []string{"FAIL*"}}, `{"status":"Failure",` + token + `}`, true},
 		"a pattern's middle":  {tokenendpoint.Matcher{JSON: "e", Values: []string{"a*b*c"}}, `{"e":"a-bb-c",` + token + `}`, true},
 		"a pattern's overlap": {tokenendpoint.Matcher{JSON: "e", Values: []string{"ab*ba"}}, `{"e":"aba",` + token + `}`, false},
+		"text":                {tokenendpoint.Matcher{Text: []string{`"denied`}}, `{"why":"Denied by rule 7",` + token + `}`, true},
+		"other text":          {tokenendpoint.Matcher{Text: []string{`"denied`}}, `{"why":"not denied",` + token + `}`, false},
+		"a member text":       {tokenendpoint.Matcher{JSON: `\text`, Values: []string{"no"}}, `{"text":"no",` + token + `}`, true},
 		"a header":            {tokenendpoint.Matcher{Header: "X-Status", Values: []string{"bad"}}, `{` + token + `}`, true},
 		"a status":            {tokenendpoint.Matcher{Status: []int{200}}, `{` + token + `}`, true},
 	} {
