@@ -139,6 +139,12 @@ func (e *entry) finish(r *renewal, t *Token, err error, now time.Time) (newlyLos
 func (e *entry) supersede(t *Token) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.replace(t)
+}
+
+// replace puts another in the token's place, which requests may take if they
+// might take that. The caller holds e.mu.
+func (e *entry) replace(t *Token) {
 	if e.tok = t; e.cur.Load() != nil {
 		e.cur.Store(t)
 	}

@@ -318,7 +318,7 @@ func (r *renewal) obtain(ctx context.Context, cur *Token) (*Token, error) {
 			return r.take(ctx, cur, res)
 		}
 		if brings(res) {
-			return nil, r.bury(ctx, cur, res, err)
+			return nil, r.bury(ctx, cur, res, cur, err)
 		}
 		switch fault := FaultOf(err); {
 		case s.grant.Interactive:
@@ -349,7 +349,7 @@ func (r *renewal) obtain(ctx context.Context, cur *Token) (*Token, error) {
 	res, err := r.call(ctx, callGrant, func(ctx context.Context) (*tokenendpoint.Response, error) { return g.Token(ctx, v) })
 	switch {
 	case brings(res) && err != nil:
-		return nil, r.bury(ctx, cur, res, err)
+		return nil, r.bury(ctx, cur, res, nil, err)
 	case err != nil:
 		return nil, err
 	}
@@ -482,7 +482,12 @@ func (r *renewal) take(ctx context.Context, cur *Token, res *tokenendpoint.Respo
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, tokenendpoint.ErrBadToken)
 	}
 	t := newToken(res.AccessToken.Reveal(), res.RefreshToken.Reveal())
-	t.tokenType, t.fields = res.TokenType, res.Fields
+	t.tokenType = res.TokenType
+	if r.via == viaRefresh {
+		t.keepMembers(s, res, cur)
+	} else {
+		t.keepMembers(s, res, nil)
+	}
 	if res.Expiry.State == tokenendpoint.ExpiryUnreadable {
 		r.unreadable = true
 		s.expiryUnreadable(res.Expiry)
@@ -546,14 +551,16 @@ var errRevive = fmt.Errorf("the dead token is refreshed: %w", ErrUnavailable)
 
 // bury saves the refresh token of a response whose access token is dead, for it
 // may be the only good one. While the token from before still lives, that one
-// serves on. It returns err.
-func (r *renewal) bury(ctx context.Context, cur *Token, res *tokenendpoint.Response, err error) error {
+// serves on. last is the token that was refreshed, nil if none was. It returns
+// err.
+func (r *renewal) bury(ctx context.Context, cur *Token, res *tokenendpoint.Response, last *Token, err error) error {
 	r.revived = true
 	var t *Token
 	if cur != nil && stateAt(time.Now(), cur) != expired {
 		t = cur.withRefresh(res.RefreshToken.Reveal())
 	} else {
 		t = newToken(res.AccessToken.Reveal(), res.RefreshToken.Reveal())
+		t.keepMembers(r.s, res, last)
 		t.live(r.asked.Add(-leastLifetime), leastLifetime, r.s.cfg.RefreshAhead, 0)
 	}
 	t.generation, t.byCode = 1, r.code
@@ -619,6 +626,7 @@ func (r *renewal) finish(t *Token, err error) (lost bool, _ error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := time.Now()
+	t = s.dueForMembers(t, now)
 	lost, err = e.finish(r, t, err, now)
 	if t != nil {
 		s.table.weigh(e)

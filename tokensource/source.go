@@ -119,6 +119,7 @@ type Source struct {
 	finished finished
 	resumed  atomic.Bool // its cut-off renewals were looked for
 	report   report
+	kept     keptNames
 	warned   once // of what is told once
 
 	// life ends with Close; renewals take their context from it, not from the
