@@ -19,7 +19,8 @@ import (
 )
 
 // Endpoint configures a call that issues tokens: where it goes, what it says,
-// and how the answer reads. Text may hold {env.*}, {file.*} and {key.*}.
+// and how the answer reads. Text may hold {env.*}, {file.*} and {key.*}; token_url,
+// params and headers also Caddy's {time.now.*}, made anew for each call.
 type Endpoint struct {
 	// The URL of the call. https, or http to a loopback address. Required.
 	TokenURL string `json:"token_url,omitempty"`
@@ -192,6 +193,7 @@ func (e *Endpoint) build(gc *GrantContext) (*tokenendpoint.Endpoint, error) {
 		ParamsIn:  tokenendpoint.ParamsIn(e.ParamsIn),
 		Rename:    e.Rename,
 		Omit:      e.Omit,
+		Vars:      callVars,
 		Timeout:   time.Duration(e.Timeout),
 		Transport: nil,
 	}
@@ -223,7 +225,7 @@ func (e *Endpoint) buildURL(gc *GrantContext, ep *tokenendpoint.Endpoint) error 
 	if e.Timeout < 0 {
 		return e.Origin.errorf("timeout", "%v: expected a duration above 0", time.Duration(e.Timeout))
 	}
-	t, err := gc.template(e.Origin, "token_url", e.TokenURL)
+	t, err := gc.callTemplate(e.Origin, "token_url", e.TokenURL)
 	if err != nil {
 		return err
 	}
@@ -357,7 +359,7 @@ func (e *Endpoint) buildParams(gc *GrantContext, ep *tokenendpoint.Endpoint) err
 		if p.Name == "" {
 			return e.Origin.errorf("param", "got no name: expected one")
 		}
-		value, err := gc.template(e.Origin, "param "+p.Name, p.Value)
+		value, err := gc.callTemplate(e.Origin, "param "+p.Name, p.Value)
 		if err != nil {
 			return err
 		}
@@ -389,7 +391,7 @@ func (e *Endpoint) buildHeaders(gc *GrantContext, ep *tokenendpoint.Endpoint) er
 		if !validHeaderName(h.Name) {
 			return e.Origin.errorf("header "+h.Name, "not a header name")
 		}
-		value, err := gc.template(e.Origin, "header "+h.Name, h.Value)
+		value, err := gc.callTemplate(e.Origin, "header "+h.Name, h.Value)
 		if err != nil {
 			return err
 		}

@@ -67,6 +67,9 @@ func resolveValue(value string, keyNames []string) (tokenendpoint.Template, erro
 		if name == "token" || strings.HasPrefix(name, "token.") {
 			return "", false, nil
 		}
+		if isTime(name) {
+			return "", false, fmt.Errorf("{%s} changes from request to request: expected it in header_up of reverse_proxy", name)
+		}
 		value, known, err := r.resolve(name)
 		if err != nil && !strings.Contains(name, ".") {
 			err = fmt.Errorf("%w; the token is {token}, a member of its answer {token.NAME}", err)
