@@ -236,5 +236,5 @@ func codeToken(t *testing.T) *tokensource.Token {
 type codeGrants struct{ *tokensource.EndpointGrant }
 
 func (codeGrants) Exchange(context.Context, tokensource.Vars, tokensource.Code) (*tokenendpoint.Response, error) {
-	return &tokenendpoint.Response{AccessToken: tokenendpoint.NewSecret("new"), RefreshToken: tokenendpoint.NewSecret("r"), Lifetime: time.Hour}, nil
+	return &tokenendpoint.Response{AccessToken: tokenendpoint.NewSecret("new"), RefreshToken: tokenendpoint.NewSecret("r"), Expiry: tokenendpoint.ExpiresIn(time.Hour)}, nil
 }

@@ -27,7 +27,8 @@ type Injection struct {
 	// The name of a cookie.
 	Cookie string
 	// What goes there: {token} is the token, {token.NAME} a member of the answer
-	// that it came in (left out if the answer had none), {key.NAME} a value of the
+	// that it came in, by its path (user.tenant, tenants.0, id_token; left out if the
+	// answer had none, see [tokensource.Source.Keep]), {key.NAME} a value of the
 	// key. Required.
 	Value string
 	// Template is Value as a program has resolved it: with secrets in it, which
@@ -103,6 +104,8 @@ type injector struct {
 	usesKey  bool // a value of the key goes into the request
 	// remove are the names of headers that must not come from the app.
 	remove []string
+	// members are those of the token's response that values are made of.
+	members []string
 }
 
 type injected struct {
@@ -126,6 +129,11 @@ func newInjector(list []Injection, keyNames, remove []string) (injector, error) 
 		item := injected{in, value}
 		variables := value.Variables()
 		hasToken = hasToken || slices.Contains(variables, "token")
+		for _, name := range variables {
+			if member, ok := strings.CutPrefix(name, "token."); ok {
+				ij.members = append(ij.members, member)
+			}
+		}
 		ij.usesKey = ij.usesKey || slices.ContainsFunc(variables, func(v string) bool { return strings.HasPrefix(v, "key.") })
 		if item.Header != "" {
 			item.Header = textproto.CanonicalMIMEHeaderKey(item.Header)

@@ -2,6 +2,7 @@ package bearer
 
 import (
 	"bufio"
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
@@ -10,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/caddy-bearer/caddy-bearer/tokensource"
 )
 
 // received is a request as net/http's server reads it from the wire.
@@ -257,5 +260,43 @@ func TestTrailersAreCleaned(t *testing.T) {
 	}
 	if len(trailer) != 3 {
 		t.Errorf("the request was changed: its trailers are %v", trailer)
+	}
+}
+
+// TestInjectMembers: a transport has its source keep the members that its values
+// are made of, however large the response is.
+func TestInjectMembers(t *testing.T) {
+	many := ""
+	for i := range 30 {
+		many += fmt.Sprintf(`"a%02d":1,`, i)
+	}
+	source := testSource(t, tokensource.Config{Grant: testGrant(func(*http.Request) (int, string) {
+		return 200, `{` + many + `"access_token":"ours","id_token":"h.p.s","user":{"tenants":["T1"]},"session":"` + strings.Repeat("s", 2000) + `"}`
+	})})
+	var out *http.Request
+	tr := &Transport{
+		Source: source,
+		Inject: []Injection{
+			{Header: "X-Tenant", Value: "{token.user.tenants.0}"},
+			{Query: "id", Value: "{token.id_token}"},
+			{Cookie: "session", Value: "{token.session}"},
+			{Header: "X-Nothing", Value: "{token.nothing}"},
+		},
+		Base: fakeEndpoint(func(req *http.Request) (int, string) {
+			out = req
+			return 200, ""
+		}),
+	}
+	req := httptest.NewRequest(http.MethodGet, "https://api.example/x", nil)
+	res, err := tr.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = res.Body.Close()
+	if got := out.Header.Get("X-Tenant") + " " + out.URL.RawQuery + " " + out.Header.Get("Cookie"); got != "T1 id=h.p.s session="+strings.Repeat("s", 2000) {
+		t.Errorf("got %s", got)
+	}
+	if got := out.Header.Values("X-Nothing"); len(got) != 0 {
+		t.Errorf("X-Nothing: %q", got)
 	}
 }

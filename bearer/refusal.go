@@ -35,15 +35,17 @@ func (af *AuthFailure) Check() error {
 // refusal decides whether an answer is the API's refusal of the token.
 type refusal struct {
 	any, except []tokenendpoint.Matcher
-	// looksInside: a matcher is about the JSON body.
+	// looksInside: a matcher is about the body.
 	looksInside bool
+	// paths are the members of a JSON body that matchers look for.
+	paths []string
 	// statuses, where only those matter before the exclusions: the common case
 	// costs a comparison.
 	statuses []int
 }
 
-// peekLimit is how much of an answer is looked into.
-const peekLimit = 64 << 10
+// peekLimit is how much of an answer is looked into, in bytes.
+const peekLimit = 256 << 10
 
 func newRefusal(af *AuthFailure) (refusal, error) {
 	r := refusal{except: []tokenendpoint.Matcher{
@@ -60,7 +62,10 @@ func newRefusal(af *AuthFailure) (refusal, error) {
 		r.any = []tokenendpoint.Matcher{{Status: []int{http.StatusUnauthorized}}}
 	}
 	for _, p := range slices.Concat(r.any, r.except) {
-		r.looksInside = r.looksInside || p.JSON != ""
+		r.looksInside = r.looksInside || p.LooksInside()
+		if p.JSON != "" {
+			r.paths = append(r.paths, p.JSON)
+		}
 	}
 	for _, p := range r.any {
 		if len(p.Status) == 0 {
@@ -94,47 +99,102 @@ func (r *refusal) prepare(out *http.Request) {
 var zeroQuality = regexp.MustCompile(`^\s*[qQ]\s*=\s*0(\.0*)?\s*$`)
 
 // matches judges an answer. The body is looked into where a matcher wants
-// that, and reaches the app whole.
+// that, no further than it wants, and reaches the app whole.
 func (r *refusal) matches(res *http.Response) (bool, error) {
 	if r.statuses != nil && !slices.Contains(r.statuses, res.StatusCode) {
 		return false, nil
 	}
-	var doc any
-	if r.looksInside && isJSON(res.Header) && res.StatusCode != http.StatusSwitchingProtocols {
-		var err error
-		if doc, err = peek(res); err != nil {
-			return false, fmt.Errorf("reading the API's answer: %w", err)
-		}
+	if !r.looksInside || endless(res) {
+		return r.holds(res, nil), nil
 	}
-	return tokenendpoint.AnyMatches(r.any, res.StatusCode, res.Header, doc) &&
-		!tokenendpoint.AnyMatches(r.except, res.StatusCode, res.Header, doc), nil
+	body := &peeked{res: res, paths: r.paths}
+	refused := r.holds(res, body)
+	if err := body.rejoin(); err != nil {
+		return false, fmt.Errorf("reading the API's answer: %w", err)
+	}
+	return refused, nil
 }
 
-func isJSON(h http.Header) bool {
-	mediaType, _, _ := mime.ParseMediaType(h.Get("Content-Type"))
-	if strings.HasPrefix(mediaType, "application/grpc") || strings.Contains(mediaType, "stream") {
-		return false // messages without end: to wait for it would hold them up
-	}
-	return mediaType == "application/json" || strings.HasSuffix(mediaType, "+json")
+func (r *refusal) holds(res *http.Response, body tokenendpoint.Body) bool {
+	return tokenendpoint.AnyMatches(r.any, res.StatusCode, res.Header, body) &&
+		!tokenendpoint.AnyMatches(r.except, res.StatusCode, res.Header, body)
 }
 
-// peek decodes the JSON document that the body begins with, nil if it is none,
-// and puts the body back. It reads no further than that document's end: what
-// follows may be a long time coming.
-func peek(res *http.Response) (any, error) {
-	var head bytes.Buffer
-	body := &readError{Reader: res.Body}
-	read := io.TeeReader(io.LimitReader(body, peekLimit), &head)
-	plain := read
-	if strings.EqualFold(res.Header.Get("Content-Encoding"), "gzip") {
-		z, err := gzip.NewReader(read)
-		if err == nil { // else there is nothing to look into, and it is the app's to judge
-			plain = io.LimitReader(z, peekLimit)
+// endless reports whether an answer is messages without end, which to wait for
+// would hold up, or by its type nothing that says an error. Any other may be JSON:
+// many APIs write text/javascript, text/plain or nothing at all there.
+func endless(res *http.Response) bool {
+	if res.StatusCode == http.StatusSwitchingProtocols {
+		return true
+	}
+	mediaType, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type"))
+	top, sub, _ := strings.Cut(mediaType, "/")
+	switch {
+	case slices.Contains([]string{"audio", "video", "image", "font", "multipart"}, top):
+		return true
+	case strings.HasPrefix(sub, "grpc"), strings.Contains(sub, "stream"), strings.Contains(sub, "ndjson"), strings.Contains(sub, "jsonl"), sub == "json-seq":
+		return true
+	}
+	return slices.Contains([]string{"zip", "gzip", "pdf", "wasm"}, sub)
+}
+
+// peeked is an answer's body while matchers look into it.
+type peeked struct {
+	res   *http.Response
+	paths []string // of members that may be asked for
+
+	body  *readError
+	head  bytes.Buffer  // what was read of the body
+	plain *bytes.Buffer // the same, decompressed; it may be head itself
+	in    io.Reader     // reads on, into both; nil: nothing was read yet
+	found map[string]any
+	tried bool // found is what there is
+}
+
+// open begins to read. It reads as much of the body, and as much of what that
+// decompresses to, as is looked into.
+func (p *peeked) open() {
+	if p.in != nil {
+		return
+	}
+	p.body = &readError{Reader: p.res.Body}
+	p.in, p.plain = io.TeeReader(io.LimitReader(p.body, peekLimit), &p.head), &p.head
+	if strings.EqualFold(p.res.Header.Get("Content-Encoding"), "gzip") {
+		if z, err := gzip.NewReader(p.in); err == nil { // else it is the app's to judge
+			p.plain = new(bytes.Buffer)
+			p.in = io.TeeReader(io.LimitReader(z, peekLimit), p.plain)
 		}
 	}
-	doc := tokenendpoint.DecodeFirstJSON(plain)
-	res.Body = &rejoined{Reader: io.MultiReader(bytes.NewReader(head.Bytes()), res.Body), Closer: res.Body}
-	return doc, body.err
+}
+
+// JSON implements [tokenendpoint.Body]. It reads until all members that may be
+// asked for are found, or the document has ended: what follows may be a long time
+// coming.
+func (p *peeked) JSON(path string) (any, bool) {
+	if !p.tried {
+		p.tried = true
+		p.open()
+		from := io.MultiReader(bytes.NewReader(bytes.Clone(p.plain.Bytes())), p.in)
+		p.found, _ = tokenendpoint.FindMembers(from, p.paths)
+	}
+	value, ok := p.found[path]
+	return value, ok
+}
+
+// Text implements [tokenendpoint.Body]. It reads as much as is looked into.
+func (p *peeked) Text() string {
+	p.open()
+	_, _ = io.Copy(io.Discard, p.in)
+	return p.plain.String()
+}
+
+// rejoin puts the body back together. The error is of reading it.
+func (p *peeked) rejoin() error {
+	if p.in == nil {
+		return nil
+	}
+	p.res.Body = &rejoined{Reader: io.MultiReader(bytes.NewReader(p.head.Bytes()), p.res.Body), Closer: p.res.Body}
+	return p.body.err
 }
 
 // readError remembers the failure of a reader.

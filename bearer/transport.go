@@ -106,6 +106,7 @@ func (t *Transport) init() {
 	if t.injector, t.err = newInjector(t.Inject, t.Source.KeyNames(), t.Remove); t.err != nil {
 		return
 	}
+	t.Source.Keep(t.injector.members...)
 	if t.base = t.Base; t.base == nil {
 		t.base = defaultBase()
 	}

@@ -118,12 +118,16 @@ func (e *Endpoint) parseHeader(d *caddyfile.Dispenser, args []string) error {
 //	    refresh_token <paths...>
 //	    expires_in    <path> [<kind>]
 //	    error_when    <path> [<values...>]
+//	    error_when    text <patterns...>
 //	    permanent     status <codes...>
 //	    permanent     header <name> [<patterns...>]
 //	    permanent     json <path> [<values...>]
+//	    permanent     text [<patterns...>]
 //	    throttled     ...
 //	    transient     ...
 //	}
+//
+// A member that is called text is written \text in error_when.
 func (e *Endpoint) parseResponse(d *caddyfile.Dispenser, _ []string) error {
 	r := new(Response)
 	e.Response = r
@@ -145,8 +149,12 @@ func (e *Endpoint) parseResponse(d *caddyfile.Dispenser, _ []string) error {
 			}
 			return nil
 		}},
-		"error_when": {usage: "<path> [<values...>]", min: 1, max: -1, repeat: true, parse: func(_ *caddyfile.Dispenser, args []string) error {
-			r.ErrorWhen = append(r.ErrorWhen, tokenendpoint.Matcher{JSON: args[0], Values: args[1:]})
+		"error_when": {usage: "<path> [<values...>] | text <patterns...>", min: 1, max: -1, repeat: true, parse: func(_ *caddyfile.Dispenser, args []string) error {
+			p := tokenendpoint.Matcher{JSON: args[0], Values: args[1:]}
+			if args[0] == "text" && len(args) > 1 {
+				p = tokenendpoint.Matcher{Text: args[1:]}
+			}
+			r.ErrorWhen = append(r.ErrorWhen, p)
 			return nil
 		}},
 		"transient":      matcherOption(&r.Transient),
@@ -166,11 +174,11 @@ func expiryKinds() string {
 	return strings.Join(names, ", ")
 }
 
-const matcherUsage = "status <codes...> | header <name> [<patterns...>] | json <path> [<values...>]"
+const matcherUsage = "status <codes...> | header <name> [<patterns...>] | json <path> [<values...>] | text [<patterns...>]"
 
 // matcherOption takes a matcher, and may be repeated.
 func matcherOption(list *[]tokenendpoint.Matcher) option {
-	return option{usage: matcherUsage, min: 2, max: -1, repeat: true, parse: func(d *caddyfile.Dispenser, args []string) error {
+	return option{usage: matcherUsage, min: 1, max: -1, repeat: true, parse: func(d *caddyfile.Dispenser, args []string) error {
 		p, err := parseMatcher(d, args[0], args[1:])
 		if err == nil {
 			*list = append(*list, p)
@@ -179,10 +187,10 @@ func matcherOption(list *[]tokenendpoint.Matcher) option {
 	}}
 }
 
-// matcherOptions are the three kinds of matcher as options of a block.
+// matcherOptions are the kinds of matcher as options of a block.
 func matcherOptions(list *[]tokenendpoint.Matcher) options {
-	of := func(kind, usage string) option {
-		return option{usage: usage, min: 1, max: -1, repeat: kind != "status", parse: func(d *caddyfile.Dispenser, args []string) error {
+	of := func(kind, usage string, least int) option {
+		return option{usage: usage, min: least, max: -1, repeat: kind != "status", parse: func(d *caddyfile.Dispenser, args []string) error {
 			p, err := parseMatcher(d, kind, args)
 			if err == nil {
 				*list = append(*list, p)
@@ -191,13 +199,17 @@ func matcherOptions(list *[]tokenendpoint.Matcher) options {
 		}}
 	}
 	return options{
-		"status": of("status", "<codes...>"),
-		"header": of("header", "<name> [<patterns...>]"),
-		"json":   of("json", "<path> [<values...>]"),
+		"status": of("status", "<codes...>", 1),
+		"header": of("header", "<name> [<patterns...>]", 1),
+		"json":   of("json", "<path> [<values...>]", 1),
+		"text":   of("text", "[<patterns...>]", 0),
 	}
 }
 
 func parseMatcher(d *caddyfile.Dispenser, kind string, args []string) (tokenendpoint.Matcher, error) {
+	if len(args) == 0 && slices.Contains([]string{"status", "header", "json"}, kind) {
+		return tokenendpoint.Matcher{}, d.Errf("got 1 argument: expected %s", matcherUsage)
+	}
 	switch kind {
 	case "status":
 		codes, err := statusList(d, args)
@@ -209,6 +221,8 @@ func parseMatcher(d *caddyfile.Dispenser, kind string, args []string) (tokenendp
 		return tokenendpoint.Matcher{Header: args[0], Values: args[1:]}, nil
 	case "json":
 		return tokenendpoint.Matcher{JSON: args[0], Values: args[1:]}, nil
+	case "text":
+		return tokenendpoint.Matcher{Text: append([]string{}, args...)}, nil // none is not nil
 	}
 	return tokenendpoint.Matcher{}, d.Errf("%q: expected %s", kind, matcherUsage)
 }

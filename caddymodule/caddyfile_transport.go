@@ -22,7 +22,8 @@ import (
 //	        status <codes...>
 //	        header <name> [<patterns...>]
 //	        json   <path> [<values...>]
-//	        except status|header|json ...
+//	        text   [<patterns...>]
+//	        except status|header|json|text ...
 //	    }
 //	    breaker {
 //	        trip_after <number>

@@ -19,7 +19,8 @@ import (
 )
 
 // Endpoint configures a call that issues tokens: where it goes, what it says,
-// and how the answer reads. Text may hold {env.*}, {file.*} and {key.*}.
+// and how the answer reads. Text may hold {env.*}, {file.*} and {key.*}; token_url,
+// params and headers also Caddy's {time.now.*}, made anew for each call.
 type Endpoint struct {
 	// The URL of the call. https, or http to a loopback address. Required.
 	TokenURL string `json:"token_url,omitempty"`
@@ -109,14 +110,18 @@ type Response struct {
 	// The statuses of a good answer. Default: any 2xx.
 	Status []int `json:"status,omitempty"`
 	// Paths to the token, the first that is there wins; header:NAME is a
-	// header. Default: access_token.
+	// header, cookie:NAME a cookie that the answer sets. A scheme before the
+	// token, "Bearer ", is left out. Default: access_token.
 	AccessToken []string `json:"access_token,omitempty"`
 	// The same for the refresh token. Default: refresh_token.
 	RefreshToken []string `json:"refresh_token,omitempty"`
 	// A path to the expiry. Default: expires_in.
 	ExpiresIn string `json:"expires_in,omitempty"`
-	// What it counts: auto, seconds, ms, epoch, epoch_ms, rfc3339, duration,
-	// d:hh:mm, jwt_exp (of the token) or never. Default: auto.
+	// What it counts: auto, seconds, ms, minutes, epoch, epoch_ms, rfc3339,
+	// duration, d:hh:mm, jwt_exp (of the token) or never. Each takes all spellings
+	// of what it means: numbers, units in words, ISO 8601 durations, dates with or
+	// without a zone (none is UTC). Default: auto, which takes any of them, a bare
+	// number for seconds, or for the unit that the path ends in (expires_minutes).
 	ExpiresKind string `json:"expires_kind,omitempty"`
 	// What makes an answer an error, whatever its status.
 	ErrorWhen []tokenendpoint.Matcher `json:"error_when,omitempty"`
@@ -188,6 +193,7 @@ func (e *Endpoint) build(gc *GrantContext) (*tokenendpoint.Endpoint, error) {
 		ParamsIn:  tokenendpoint.ParamsIn(e.ParamsIn),
 		Rename:    e.Rename,
 		Omit:      e.Omit,
+		Vars:      callVars,
 		Timeout:   time.Duration(e.Timeout),
 		Transport: nil,
 	}
@@ -219,7 +225,7 @@ func (e *Endpoint) buildURL(gc *GrantContext, ep *tokenendpoint.Endpoint) error 
 	if e.Timeout < 0 {
 		return e.Origin.errorf("timeout", "%v: expected a duration above 0", time.Duration(e.Timeout))
 	}
-	t, err := gc.template(e.Origin, "token_url", e.TokenURL)
+	t, err := gc.callTemplate(e.Origin, "token_url", e.TokenURL)
 	if err != nil {
 		return err
 	}
@@ -353,7 +359,7 @@ func (e *Endpoint) buildParams(gc *GrantContext, ep *tokenendpoint.Endpoint) err
 		if p.Name == "" {
 			return e.Origin.errorf("param", "got no name: expected one")
 		}
-		value, err := gc.template(e.Origin, "param "+p.Name, p.Value)
+		value, err := gc.callTemplate(e.Origin, "param "+p.Name, p.Value)
 		if err != nil {
 			return err
 		}
@@ -385,7 +391,7 @@ func (e *Endpoint) buildHeaders(gc *GrantContext, ep *tokenendpoint.Endpoint) er
 		if !validHeaderName(h.Name) {
 			return e.Origin.errorf("header "+h.Name, "not a header name")
 		}
-		value, err := gc.template(e.Origin, "header "+h.Name, h.Value)
+		value, err := gc.callTemplate(e.Origin, "header "+h.Name, h.Value)
 		if err != nil {
 			return err
 		}

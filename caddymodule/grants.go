@@ -252,6 +252,15 @@ func (gc *GrantContext) template(o *Origin, option, text string) (tokenendpoint.
 	return t, nil
 }
 
+// callTemplate is template for an option that each token call makes anew.
+func (gc *GrantContext) callTemplate(o *Origin, option, text string) (tokenendpoint.Template, error) {
+	t, err := gc.resolver.callTemplate(text)
+	if err != nil {
+		return t, o.errorf(option, "%w", err)
+	}
+	return t, nil
+}
+
 // secret resolves an option's text that must be whole by now.
 func (gc *GrantContext) secret(o *Origin, option, text string) (tokenendpoint.Secret, error) {
 	s, err := gc.resolver.plain(text)

@@ -20,8 +20,8 @@ type Injection struct {
 	// The name of a cookie.
 	Cookie string `json:"cookie,omitempty"`
 	// What goes there: {token} is the token, {token.NAME} a member of the answer
-	// that it came in (left out if the answer had none), {key.NAME} a value of the
-	// key; {env.*} and {file.*} are read when the config is loaded.
+	// that it came in, by its path: user.tenant, tenants.0, id_token (left out, with
+	// a warning, if the answer had none), {key.NAME} a value of the key; {env.*} and {file.*} are read when the config is loaded.
 	Value string `json:"value,omitempty"`
 }
 
@@ -66,6 +66,9 @@ func resolveValue(value string, keyNames []string) (tokenendpoint.Template, erro
 	return t.Resolve(func(name string) (string, bool, error) {
 		if name == "token" || strings.HasPrefix(name, "token.") {
 			return "", false, nil
+		}
+		if isTime(name) {
+			return "", false, fmt.Errorf("{%s} changes from request to request: expected it in header_up of reverse_proxy", name)
 		}
 		value, known, err := r.resolve(name)
 		if err != nil && !strings.Contains(name, ".") {

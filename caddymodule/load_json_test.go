@@ -88,7 +88,7 @@ func TestRejectJSON(t *testing.T) {
 		"GET with a param in its body":  {grant: `"method": "GET", "params": [{"name": "a", "value": "b", "in": "body"}]`},
 		"header's name":                 {grant: `"headers": [{"name": "X A", "value": "b"}]`},
 		"format":                        {grant: `"response": {"format": "xml"}`},
-		"expires_kind":                  {grant: `"response": {"expires_kind": "minutes"}`},
+		"expires_kind":                  {grant: `"response": {"expires_kind": "fortnights"}`},
 		"permanent without a matcher":   {grant: `"response": {"permanent": [{}]}`},
 		"throttled by two at once":      {grant: `"response": {"throttled": [{"status": [400], "json": "error"}]}`},
 		"error_when without a path":     {grant: `"response": {"error_when": [{"values": ["1"]}]}`},

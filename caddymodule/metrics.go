@@ -27,6 +27,10 @@ var (
 		Namespace: "caddy", Subsystem: "token_source", Name: "failures_total",
 		Help: "Renewals that brought no token, by whose fault it was.",
 	}, []string{"source", "fault"})
+	expiryUnreadableTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "caddy", Subsystem: "bearer", Name: "expiry_unreadable_total",
+		Help: "Tokens whose expiry was in the response and could not be read, so that lifetime was assumed.",
+	}, []string{"source"})
 	requestsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Namespace: "caddy", Subsystem: "bearer", Name: "requests_total",
 		Help: "Requests through a bearer transport, by what became of them.",
@@ -40,7 +44,7 @@ var (
 // registerMetrics puts the metrics into the config's registry. A metric that
 // cannot be registered is reported, and never stops a request.
 func registerMetrics(ctx caddy.Context, a *App) {
-	for _, c := range []prometheus.Collector{renewalsTotal, renewalDuration, failuresTotal, requestsTotal, replaysTotal, gauges{a}} {
+	for _, c := range []prometheus.Collector{renewalsTotal, renewalDuration, failuresTotal, expiryUnreadableTotal, requestsTotal, replaysTotal, gauges{a}} {
 		err := ctx.GetMetricsRegistry().Register(c)
 		if already := (prometheus.AlreadyRegisteredError{}); err != nil && !errors.As(err, &already) {
 			a.log.Error("metric not registered", zap.Error(err))

@@ -75,7 +75,10 @@ func TestMetricsSurviveLoads(t *testing.T) {
 		newCounters(requestsTotal, source, resultOK).count(resultOK)
 		newCounters(replaysTotal, source, replayResults...).count(string(bearer.ReplayOK))
 		_, done := observe.Renewing(t.Context(), t.Context(), tokensource.Renewal{Source: source})
-		done(tokensource.Outcome{Took: time.Second})
+		done(tokensource.Outcome{Took: time.Second, ExpiryUnreadable: true})
+		if got, want := series(t, reg, "caddy_bearer_expiry_unreadable_total")["source="+source], float64(n+1); got != want {
+			t.Errorf("load %d: caddy_bearer_expiry_unreadable_total is %v, want %v", n+1, got, want)
+		}
 		for _, metric := range []string{
 			"caddy_bearer_requests_total", "caddy_bearer_replays_total",
 			"caddy_token_source_renewals_total", "caddy_token_source_renewal_duration_seconds",

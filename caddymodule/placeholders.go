@@ -6,10 +6,14 @@ import (
 	"fmt"
 	"hash"
 	"io/fs"
+	"maps"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -18,7 +22,7 @@ import (
 
 // resolver turns configured text into templates. It reads the environment and
 // files once, when the config is loaded; what remains in the templates are the
-// key's values. What it read goes into a sum, so that changed values count as
+// key's values, and the time of a token call. What it read goes into a sum, so that changed values count as
 // changed settings.
 type resolver struct {
 	repl     *caddy.Replacer
@@ -37,6 +41,53 @@ func (r *resolver) template(text string) (tokenendpoint.Template, error) {
 		return t, err
 	}
 	return t.Resolve(r.resolve)
+}
+
+// callTemplate is template for what each token call makes anew: the time stays
+// too.
+func (r *resolver) callTemplate(text string) (tokenendpoint.Template, error) {
+	t, err := tokenendpoint.ParseTemplate(text)
+	if err != nil {
+		return t, err
+	}
+	return t.Resolve(func(name string) (string, bool, error) {
+		switch {
+		case !isTime(name):
+			return r.resolve(name)
+		case times[name] == nil:
+			return "", false, fmt.Errorf("unknown placeholder {%s}: expected one of {%s}", name, strings.Join(slices.Sorted(maps.Keys(times)), "}, {"))
+		}
+		return "", false, nil
+	})
+}
+
+// times are Caddy's placeholders for the time, as Caddy writes them. Of its
+// global placeholders they are those that change.
+var times = map[string]func(now time.Time) string{
+	"time.now":            func(now time.Time) string { return caddy.ToString(now) },
+	"time.now.http":       func(now time.Time) string { return now.UTC().Format(http.TimeFormat) },
+	"time.now.rfc3339":    func(now time.Time) string { return now.Format(time.RFC3339) },
+	"time.now.common_log": func(now time.Time) string { return now.Format("02/Jan/2006:15:04:05 -0700") },
+	"time.now.year":       func(now time.Time) string { return strconv.Itoa(now.Year()) },
+	"time.now.unix":       func(now time.Time) string { return strconv.FormatInt(now.Unix(), 10) },
+	"time.now.unix_ms":    func(now time.Time) string { return strconv.FormatInt(now.UnixMilli(), 10) },
+}
+
+func isTime(name string) bool {
+	first, _, _ := strings.Cut(name, ".")
+	return first == "time"
+}
+
+// callVars are the variables of one token call: all of them tell the same time.
+func callVars() tokenendpoint.Lookup {
+	now := time.Now()
+	return func(name string) (string, bool) {
+		write, ok := times[name]
+		if !ok {
+			return "", false
+		}
+		return write(now), true
+	}
 }
 
 // plain is template for text that must be whole when the config is loaded.
@@ -84,6 +135,8 @@ func lookupGlobal(repl *caddy.Replacer, name string) (string, error) {
 		return "", fmt.Errorf("{%s}: the environment variable is empty or not set: expected a value", name)
 	case strings.HasPrefix(name, "file."):
 		return readSecretFile(strings.TrimPrefix(name, "file."))
+	case isTime(name):
+		return "", fmt.Errorf("{%s} changes from call to call: expected it in a grant's token_url, param or header", name)
 	case isRequestPlaceholder(name):
 		return "", fmt.Errorf("{%s} is a request placeholder: "+requestPlaceholderHelp, name, name)
 	}

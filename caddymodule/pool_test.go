@@ -19,7 +19,7 @@ func (grants) Info() tokensource.GrantInfo {
 }
 
 func (grants) Token(context.Context, tokensource.Vars) (*tokenendpoint.Response, error) {
-	return &tokenendpoint.Response{AccessToken: tokenendpoint.NewSecret("tok"), Lifetime: time.Hour}, nil
+	return &tokenendpoint.Response{AccessToken: tokenendpoint.NewSecret("tok"), Expiry: tokenendpoint.ExpiresIn(time.Hour)}, nil
 }
 
 func pooled(t *testing.T) *pooledSource {

@@ -104,6 +104,9 @@ func (o observer) Renewing(ctx, cause context.Context, r tokensource.Renewal) (c
 		if fault := tokensource.FaultOf(out.Err); fault != tokensource.FaultNone {
 			failuresTotal.WithLabelValues(r.Source, string(fault)).Inc()
 		}
+		if out.ExpiryUnreadable {
+			expiryUnreadableTotal.WithLabelValues(r.Source).Inc()
+		}
 		renewalDuration.WithLabelValues(r.Source, result).Observe(out.Took.Seconds())
 		if span != nil {
 			endSpan(span, out, result)

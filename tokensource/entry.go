@@ -92,6 +92,7 @@ func (e *entry) finish(r *renewal, t *Token, err error, now time.Time) (newlyLos
 		if r.via == viaStore && t != before {
 			e.unsaved = unsaved{} // what was not stored is past
 		}
+		t.sameAs(before)
 		e.tok = t
 	}
 	worked := e.failure.fault == FaultEndpoint && r.s.gate.workedSince(e.failure.at)
@@ -131,6 +132,22 @@ func (e *entry) finish(r *renewal, t *Token, err error, now time.Time) (newlyLos
 		(t != nil && t.orphan.Load() && r.s.grant.Interactive)
 	newlyLost, e.lost = lost && !e.lost, lost
 	return newlyLost, err
+}
+
+// supersede takes over a token of the renewal that goes on: its refresh token is
+// the one that is good.
+func (e *entry) supersede(t *Token) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.replace(t)
+}
+
+// replace puts another in the token's place, which requests may take if they
+// might take that. The caller holds e.mu.
+func (e *entry) replace(t *Token) {
+	if e.tok = t; e.cur.Load() != nil {
+		e.cur.Store(t)
+	}
 }
 
 // reconsider has a refusal that was remembered looked at again, unless only a

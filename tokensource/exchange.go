@@ -37,6 +37,17 @@ func (r *renewal) exchange(ctx context.Context, g CodeGrant, c Code, sum [sha256
 	})
 	r.leave()
 	var t *Token
+	if brings(res) && err != nil {
+		// The code was good, though its token is dead. A refresh may bring a living one.
+		if err = r.bury(ctx, cur, res, nil, err); errors.Is(err, errRevive) {
+			r.code = false // what holds is no longer what a person brought last
+			if t, err = r.renew(ctx); err == nil {
+				t.byCode = true
+			}
+		}
+		e.codeSent(codeMemory{sum: sum, err: err})
+		return t, err
+	}
 	if err == nil {
 		if res.RefreshToken.Empty() && cur != nil && !cur.orphan.Load() {
 			// Google gives a refresh token at the first consent alone, and it stays good.

@@ -76,14 +76,21 @@ func (g *fakeGrant) calls() int {
 	return int(g.tokens.Load() + g.refreshes.Load() + g.exchanges.Load())
 }
 
+// answer is a response; a lifetime of 0 is none that was said.
 func answer(access, refresh string, lifetime time.Duration) *tokenendpoint.Response {
-	return &tokenendpoint.Response{
+	res := &tokenendpoint.Response{
 		AccessToken:  tokenendpoint.NewSecret(access),
 		RefreshToken: tokenendpoint.NewSecret(refresh),
 		TokenType:    "Bearer",
-		Lifetime:     lifetime,
 	}
+	if lifetime != 0 {
+		res.Expiry = tokenendpoint.ExpiresIn(lifetime)
+	}
+	return res
 }
+
+// dead is a response whose token has expired already.
+func dead(access, refresh string) *tokenendpoint.Response { return answer(access, refresh, -1) }
 
 func code(text string) tokensource.Code {
 	return tokensource.Code{Code: tokenendpoint.NewSecret(text)}

@@ -56,6 +56,9 @@ type Outcome struct {
 	Took time.Duration
 	// Expiry is the new token's, zero for never or none.
 	Expiry time.Time
+	// ExpiryUnreadable: a response's expiry was there and could not be read, so that
+	// [Lifetime.Default] was assumed.
+	ExpiryUnreadable bool
 }
 
 type noObserver struct{}

@@ -58,24 +58,29 @@ type RefreshAhead struct {
 // seconds, 1e18, a typing error. Ten years.
 const absurdLifetime = 10 * 365 * 24 * time.Hour
 
-// leastLifetime is the shortest that is believed: less would have a source
+// leastLifetime is the shortest that is counted with: less would have a source
 // do nothing but renew.
 const leastLifetime = time.Second
 
-// expiryOf returns how long a token lives, 0 meaning for ever.
-func expiryOf(said time.Duration, l Lifetime) time.Duration {
+// expiryOf returns how long a token lives, 0 meaning for ever. dead says that
+// it does not live any more.
+func expiryOf(said tokenendpoint.Expiry, l Lifetime) (lifetime time.Duration, dead bool) {
 	switch {
 	case l.Forever:
-		return 0
-	case said == tokenendpoint.NeverExpires:
-		return l.Max // 0: for ever indeed
-	case said < leastLifetime || said > absurdLifetime:
-		said = l.Default
+		return 0, false
+	case said.State == tokenendpoint.ExpiryNone:
+		return l.Max, false // 0: for ever indeed
+	case said.State == tokenendpoint.ExpiryDead:
+		return 0, true
+	case said.State == tokenendpoint.ExpirySaid && said.In <= absurdLifetime:
+		lifetime = max(said.In, leastLifetime)
+	default:
+		lifetime = l.Default
 	}
-	if l.Max > 0 && said > l.Max {
-		said = l.Max
+	if l.Max > 0 && lifetime > l.Max {
+		lifetime = l.Max
 	}
-	return said
+	return lifetime, false
 }
 
 // jitterAhead is by how much of itself the margin grows at random, so that a

@@ -125,25 +125,35 @@ func TestThrottlingAfterAJump(t *testing.T) {
 
 func TestExpiryOf(t *testing.T) {
 	year := 365 * 24 * time.Hour
+	in := tokenendpoint.ExpiresIn
+	never := tokenendpoint.Expiry{State: tokenendpoint.ExpiryNone}
+	unreadable := tokenendpoint.Expiry{State: tokenendpoint.ExpiryUnreadable, Path: "ttl", Found: "string"}
 	for name, c := range map[string]struct {
-		said     time.Duration
+		said     tokenendpoint.Expiry
 		lifetime Lifetime
 		want     time.Duration
+		dead     bool
 	}{
-		"said":                        {30 * time.Minute, Lifetime{Default: time.Hour}, 30 * time.Minute},
-		"not said":                    {0, Lifetime{Default: time.Hour}, time.Hour},
-		"negative":                    {-time.Second, Lifetime{Default: time.Hour}, time.Hour},
-		"ten years":                   {10 * year, Lifetime{Default: time.Hour}, 10 * year},
-		"more than ten years":         {10*year + 1, Lifetime{Default: time.Hour}, time.Hour},
-		"capped":                      {2 * time.Hour, Lifetime{Default: time.Hour, Max: time.Hour}, time.Hour},
-		"the default is capped too":   {0, Lifetime{Default: time.Hour, Max: time.Minute}, time.Minute},
-		"absurd is not made the cap":  {20 * year, Lifetime{Default: time.Hour, Max: year}, time.Hour},
-		"for ever, whatever was said": {time.Minute, Lifetime{Default: time.Hour, Forever: true}, 0},
-		"the longest duration":        {1<<63 - 1, Lifetime{Default: time.Hour}, time.Hour},
+		"said":                        {in(30 * time.Minute), Lifetime{Default: time.Hour}, 30 * time.Minute, false},
+		"not said":                    {tokenendpoint.Expiry{}, Lifetime{Default: time.Hour}, time.Hour, false},
+		"unreadable":                  {unreadable, Lifetime{Default: time.Hour}, time.Hour, false},
+		"less than a second":          {in(time.Nanosecond), Lifetime{Default: time.Hour}, time.Second, false},
+		"zero":                        {in(0), Lifetime{Default: time.Hour}, 0, true},
+		"negative":                    {in(-time.Second), Lifetime{Default: time.Hour}, 0, true},
+		"negative, but for ever":      {in(-time.Second), Lifetime{Default: time.Hour, Forever: true}, 0, false},
+		"never":                       {never, Lifetime{Default: time.Hour}, 0, false},
+		"never, but capped":           {never, Lifetime{Default: time.Hour, Max: time.Minute}, time.Minute, false},
+		"ten years":                   {in(10 * year), Lifetime{Default: time.Hour}, 10 * year, false},
+		"more than ten years":         {in(10*year + 1), Lifetime{Default: time.Hour}, time.Hour, false},
+		"capped":                      {in(2 * time.Hour), Lifetime{Default: time.Hour, Max: time.Hour}, time.Hour, false},
+		"the default is capped too":   {tokenendpoint.Expiry{}, Lifetime{Default: time.Hour, Max: time.Minute}, time.Minute, false},
+		"absurd is not made the cap":  {in(20 * year), Lifetime{Default: time.Hour, Max: year}, time.Hour, false},
+		"for ever, whatever was said": {in(time.Minute), Lifetime{Default: time.Hour, Forever: true}, 0, false},
+		"the longest duration":        {in(1<<63 - 1), Lifetime{Default: time.Hour}, time.Hour, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := expiryOf(c.said, c.lifetime); got != c.want {
-				t.Errorf("%v, want %v", got, c.want)
+			if got, dead := expiryOf(c.said, c.lifetime); got != c.want || dead != c.dead {
+				t.Errorf("%v, dead %v, want %v, %v", got, dead, c.want, c.dead)
 			}
 		})
 	}

@@ -146,7 +146,7 @@ func put(r *tokenstore.Record, t *Token) {
 	r.Generation, r.AccessToken, r.RefreshToken = t.generation, t.AccessToken(), t.refresh
 	r.TokenType = t.tokenType
 	r.Issued, r.Expiry = t.issued.UTC(), t.expiry.UTC()
-	r.Fields = nil
+	r.Fields, r.Lacks = nil, t.lacks
 	for _, f := range t.fields {
 		r.Fields = append(r.Fields, tokenstore.Field(f))
 	}
@@ -159,7 +159,7 @@ func tokenOf(r *tokenstore.Record, now time.Time, ra RefreshAhead, random float6
 		return nil
 	}
 	t := newToken(r.AccessToken, r.RefreshToken)
-	t.generation, t.tokenType = r.Generation, r.TokenType
+	t.generation, t.tokenType, t.lacks = r.Generation, r.TokenType, r.Lacks
 	if len(r.Fields) > 0 {
 		t.fields = make([]tokenendpoint.Field, len(r.Fields))
 		for i, f := range r.Fields {
@@ -168,7 +168,7 @@ func tokenOf(r *tokenstore.Record, now time.Time, ra RefreshAhead, random float6
 	}
 	lifetime := time.Duration(0)
 	if !r.Expiry.IsZero() {
-		lifetime = r.Expiry.Sub(r.Issued)
+		lifetime = max(r.Expiry.Sub(r.Issued), 1) // 0 would be for ever
 	}
 	// now carries a monotonic reading and the record does not: adding the
 	// difference gives the moments one. Where the clocks differ, a token is not

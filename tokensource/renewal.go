@@ -39,6 +39,9 @@ type renewal struct {
 	noted     bool // it wrote a note, see pending.go
 	entered   bool // it has its turn at the gate, and has to leave
 	called    bool // it made a token call
+	revived   bool // it refreshed because a response's token was dead, see bury
+	// unreadable: a response's expiry was there and could not be read.
+	unreadable bool
 }
 
 // How a token came.
@@ -102,7 +105,7 @@ func (r *renewal) run(cause context.Context, do procedure) {
 	r.leave()
 	was := r.e.lastFailure()
 	lost, err := r.finish(t, err)
-	o := Outcome{Via: r.via, Err: err, Took: time.Since(start)}
+	o := Outcome{Via: r.via, Err: err, Took: time.Since(start), ExpiryUnreadable: r.unreadable}
 	if err == nil && t != nil {
 		o.Expiry = t.expiry
 	}
@@ -156,7 +159,7 @@ func (r *renewal) renewOnce(ctx context.Context) (t *Token, again bool, err erro
 		return t, false, nil
 	}
 	r.lease.release(ctx, err)
-	if errors.Is(err, errLeaseLost) {
+	if errors.Is(err, errLeaseLost) || errors.Is(err, errRevive) {
 		return nil, true, err
 	}
 	if FaultOf(err) == FaultConsent || FaultOf(err) == FaultSuspected {
@@ -314,6 +317,9 @@ func (r *renewal) obtain(ctx context.Context, cur *Token) (*Token, error) {
 			r.via = viaRefresh
 			return r.take(ctx, cur, res)
 		}
+		if brings(res) {
+			return nil, r.bury(ctx, cur, res, cur, err)
+		}
 		switch fault := FaultOf(err); {
 		case s.grant.Interactive:
 			if fault == FaultConsent && cur != nil {
@@ -341,7 +347,10 @@ func (r *renewal) obtain(ctx context.Context, cur *Token) (*Token, error) {
 		return nil, r.personNeeded(cur)
 	}
 	res, err := r.call(ctx, callGrant, func(ctx context.Context) (*tokenendpoint.Response, error) { return g.Token(ctx, v) })
-	if err != nil {
+	switch {
+	case brings(res) && err != nil:
+		return nil, r.bury(ctx, cur, res, nil, err)
+	case err != nil:
 		return nil, err
 	}
 	if res.RefreshToken.Empty() && cur != nil && cur.refresh != "" {
@@ -394,7 +403,9 @@ func (r *renewal) leave() {
 	}
 }
 
-// call makes a token call in the renewal's turn, and judges its failure.
+// call makes a token call in the renewal's turn, and judges its failure. A
+// response whose token is dead is one; where a refresh token came in it, the
+// response is returned with the error, for [renewal.bury].
 //
 // The call has all its time, however long it took until it may be made: a
 // response must not be cut off, for it may hold the only good refresh token.
@@ -430,14 +441,23 @@ func (r *renewal) call(ctx context.Context, kind callKind, send func(context.Con
 	asked := time.Now()
 	res, err = send(r.lease.calling(ctx))
 	stop()
+	r.asked = asked
+	if err == nil && r.isDead(res) {
+		if r.mayRevive(res) {
+			verdict = Works
+			s.gate.succeeded(kind, time.Since(asked))
+			return res, errRevive
+		}
+		err = res.Dead()
+	}
 	if err == nil {
-		r.asked, verdict = asked, Works
+		verdict = Works
 		s.gate.succeeded(kind, time.Since(asked))
 		return res, nil
 	}
 	err = r.judged(kind, asked, err)
 	verdict = verdictOf(err, FaultOf(err))
-	return nil, err
+	return res, err
 }
 
 // judged finds out whose fault a call's failure is, and tells the gate. A failure
@@ -457,19 +477,36 @@ func (r *renewal) judged(kind callKind, asked time.Time, err error) error {
 // take makes a token of a response and saves it, before anyone uses it. If the
 // store fails the token serves from memory and the write is retried.
 func (r *renewal) take(ctx context.Context, cur *Token, res *tokenendpoint.Response) (*Token, error) {
-	s, e := r.s, r.e
+	s := r.s
 	if !tokenendpoint.ValidToken(res.AccessToken.Reveal()) {
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, tokenendpoint.ErrBadToken)
 	}
 	t := newToken(res.AccessToken.Reveal(), res.RefreshToken.Reveal())
-	t.tokenType, t.fields = res.TokenType, res.Fields
+	t.tokenType = res.TokenType
+	if r.via == viaRefresh {
+		t.keepMembers(s, res, cur)
+	} else {
+		t.keepMembers(s, res, nil)
+	}
+	if res.Expiry.State == tokenendpoint.ExpiryUnreadable {
+		r.unreadable = true
+		s.expiryUnreadable(res.Expiry)
+	}
 	// The provider began to count at some time during the call: at its beginning,
 	// to be sure.
-	t.live(r.asked, expiryOf(res.Lifetime, s.cfg.Lifetime), s.cfg.RefreshAhead, random())
+	lifetime, _ := expiryOf(res.Expiry, s.cfg.Lifetime)
+	t.live(r.asked, lifetime, s.cfg.RefreshAhead, random())
 	t.generation, t.byCode = 1, r.code
 	if cur != nil {
 		t.generation = cur.generation + 1
+		t.sameAs(cur)
 	}
+	return r.keep(ctx, t), nil
+}
+
+// keep saves a token, and notes whether that worked.
+func (r *renewal) keep(ctx context.Context, t *Token) *Token {
+	s, e := r.s, r.e
 	var err error
 	changes := s.storeChanges.Load()
 	if r.unsettled {
@@ -490,7 +527,49 @@ func (r *renewal) take(ctx context.Context, cur *Token, res *tokenendpoint.Respo
 		s.log.Error("token not stored: it serves from memory and would be lost with this process",
 			"source", s.cfg.Name, "key", e.key.String(), "error", err)
 	}
-	return t, nil
+	return t
+}
+
+// isDead reports whether a response's token has expired already.
+func (r *renewal) isDead(res *tokenendpoint.Response) bool {
+	_, dead := expiryOf(res.Expiry, r.s.cfg.Lifetime)
+	return dead
+}
+
+// mayRevive reports whether a refresh is to bring a living token in place of the
+// response's dead one: once in a renewal, for an endpoint's clock may be wrong.
+func (r *renewal) mayRevive(res *tokenendpoint.Response) bool {
+	return !r.revived && r.s.grant.Refreshable && brings(res)
+}
+
+// brings reports whether a refresh token came in a response.
+func brings(res *tokenendpoint.Response) bool { return res != nil && !res.RefreshToken.Empty() }
+
+// errRevive: the response's token is dead, and the refresh token that came with
+// it is to be used at once.
+var errRevive = fmt.Errorf("the dead token is refreshed: %w", ErrUnavailable)
+
+// bury saves the refresh token of a response whose access token is dead, for it
+// may be the only good one. While the token from before still lives, that one
+// serves on. last is the token that was refreshed, nil if none was. It returns
+// err.
+func (r *renewal) bury(ctx context.Context, cur *Token, res *tokenendpoint.Response, last *Token, err error) error {
+	r.revived = true
+	var t *Token
+	if cur != nil && stateAt(time.Now(), cur) != expired {
+		t = cur.withRefresh(res.RefreshToken.Reveal())
+	} else {
+		t = newToken(res.AccessToken.Reveal(), res.RefreshToken.Reveal())
+		t.keepMembers(r.s, res, last)
+		t.live(r.asked.Add(-leastLifetime), leastLifetime, r.s.cfg.RefreshAhead, 0)
+	}
+	t.generation, t.byCode = 1, r.code
+	if cur != nil {
+		t.generation = cur.generation + 1
+	}
+	r.e.supersede(r.keep(ctx, t))
+	r.lease = nil // the token was written over it
+	return err
 }
 
 // errUnsettled: the store could not be read, so what generation the token is
@@ -547,6 +626,7 @@ func (r *renewal) finish(t *Token, err error) (lost bool, _ error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := time.Now()
+	t = s.dueForMembers(t, now)
 	lost, err = e.finish(r, t, err, now)
 	if t != nil {
 		s.table.weigh(e)

@@ -120,6 +120,8 @@ type Source struct {
 	resumed  atomic.Bool // its cut-off renewals were looked for
 	report   report
 	noting   [pendingShards]chan struct{} // the turn to write a note
+	kept     keptNames
+	warned   once // of what is told once
 
 	// life ends with Close; renewals take their context from it, not from the
 	// request that started them.

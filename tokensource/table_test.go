@@ -43,7 +43,7 @@ func (g slowGrant) Info() GrantInfo { return GrantInfo{Type: "slow", SameEndpoin
 
 func (g slowGrant) Token(context.Context, Vars) (*tokenendpoint.Response, error) {
 	<-g.issue
-	return &tokenendpoint.Response{AccessToken: tokenendpoint.NewSecret("tok"), Lifetime: time.Hour}, nil
+	return &tokenendpoint.Response{AccessToken: tokenendpoint.NewSecret("tok"), Expiry: tokenendpoint.ExpiresIn(time.Hour)}, nil
 }
 
 // docs/faults.md, fault 41: a flight that lands while the source closes sets no timer,

@@ -21,6 +21,9 @@ type Token struct {
 	refresh       string
 	tokenType     string
 	fields        []tokenendpoint.Field
+	// lacks are the members that were looked for, see [Source.Keep], and that the
+	// response had not.
+	lacks []string
 
 	issued time.Time
 	due    time.Time // zero: never
@@ -28,9 +31,11 @@ type Token struct {
 
 	generation uint64
 	header     [1]string
-	byCode     bool        // a person brought it
-	accepted   atomic.Bool // an API took it
-	orphan     atomic.Bool // its refresh token is refused for good
+	byCode     bool // a person brought it
+	// accepted: an API took it. Where a renewal brings the same access token again,
+	// both share this.
+	accepted *atomic.Bool
+	orphan   atomic.Bool // its refresh token is refused for good
 }
 
 const redacted = "[redacted]"
@@ -38,7 +43,7 @@ const redacted = "[redacted]"
 const bearerPrefix = "Bearer "
 
 func newToken(access, refresh string) *Token {
-	t := &Token{authorization: bearerPrefix + access, refresh: refresh}
+	t := &Token{authorization: bearerPrefix + access, refresh: refresh, accepted: new(atomic.Bool)}
 	t.header[0] = t.authorization
 	return t
 }
@@ -75,12 +80,27 @@ func (t *Token) Generation() uint64 { return t.generation }
 
 // withGeneration returns a copy of another generation.
 func (t *Token) withGeneration(n uint64) *Token {
-	c := newToken(t.AccessToken(), t.refresh)
-	c.tokenType, c.fields, c.generation = t.tokenType, t.fields, n
+	c := t.withRefresh(t.refresh)
+	c.generation = n
+	return c
+}
+
+// withRefresh returns a copy with another refresh token.
+func (t *Token) withRefresh(refresh string) *Token {
+	c := newToken(t.AccessToken(), refresh)
+	c.tokenType, c.fields, c.lacks, c.generation = t.tokenType, t.fields, t.lacks, t.generation
 	c.issued, c.due, c.expiry = t.issued, t.due, t.expiry
 	c.byCode = t.byCode
-	c.accepted.Store(t.accepted.Load())
+	c.accepted = t.accepted
 	return c
+}
+
+// sameAs makes t the same token as another with its access token: what is known
+// of that holds for t too.
+func (t *Token) sameAs(other *Token) {
+	if other != nil && other != t && other.authorization == t.authorization {
+		t.accepted = other.accepted
+	}
 }
 
 // Accepted notes that an API took the token. A token that worked and is then

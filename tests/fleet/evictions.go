@@ -87,7 +87,7 @@ func (g *granted) answer(v tokensource.Vars) (*tokenendpoint.Response, error) {
 	return &tokenendpoint.Response{
 		AccessToken:  tokenendpoint.NewSecret(tokenOf("access", user, g.size)),
 		RefreshToken: tokenendpoint.NewSecret(tokenOf("refresh", user, 64)),
-		TokenType:    "Bearer", Lifetime: 24 * time.Hour,
+		TokenType:    "Bearer", Expiry: tokenendpoint.ExpiresIn(24 * time.Hour),
 	}, nil
 }
 

@@ -91,7 +91,9 @@ func TestClassificationBySettings(t *testing.T) {
 			Permanent: []tokenendpoint.Matcher{{Status: []int{403}}},
 			Throttled: []tokenendpoint.Matcher{{Status: []int{403}}},
 		}, 403, "", tokenendpoint.Throttled},
-		"200 not accepted": {tokenendpoint.ResponseOptions{Status: []int{201}}, 200, `{"access_token":"a"}`, tokenendpoint.Transient},
+		"200 not accepted":  {tokenendpoint.ResponseOptions{Status: []int{201}}, 200, `{"access_token":"a"}`, tokenendpoint.Transient},
+		"a refusal by text": {tokenendpoint.ResponseOptions{Permanent: []tokenendpoint.Matcher{{Text: []string{"<code>bad login<"}}}}, 400, `<e><code>Bad login</code></e>`, tokenendpoint.Permanent},
+		"other text":        {tokenendpoint.ResponseOptions{Permanent: []tokenendpoint.Matcher{{Text: []string{"<code>bad login<"}}}}, 400, `<e><code>Busy</code></e>`, tokenendpoint.Transient},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ep := wiretest.Endpoint(wiretest.Responding(c.status, "application/json", c.body))

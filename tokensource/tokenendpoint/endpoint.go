@@ -47,6 +47,10 @@ type Endpoint struct {
 	// key's values. When the endpoint answers 401, that token is renewed and
 	// the call made once more.
 	Bearer Authorizer
+	// Vars is asked at each attempt for the values of variables that are that
+	// attempt's own, such as the time. A variable of the same name that [Endpoint.Call]
+	// is given goes before it. Default: there are none.
+	Vars func() Lookup `json:"-"`
 	// Timeout bounds one call, from the dial to the last byte. Default: 10s.
 	Timeout time.Duration
 	// Response says how the response reads.
@@ -129,7 +133,7 @@ func (ep *Endpoint) attempt(ctx context.Context, call string, params []Param, va
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errTimeout)
 	defer cancel()
 
-	req, secrets, err := ep.newRequest(ctx, params, vars, bearer)
+	req, secrets, err := ep.newRequest(ctx, params, ep.withOwnVars(vars), bearer)
 	if err != nil {
 		return nil, fmt.Errorf("%s call: %w", call, err)
 	}
@@ -162,6 +166,20 @@ func (ep *Endpoint) attempt(ctx context.Context, call string, params []Param, va
 		return nil, fail
 	}
 	return ep.Response.read(fail, res, body, secrets)
+}
+
+// withOwnVars adds the variables of one attempt.
+func (ep *Endpoint) withOwnVars(vars Lookup) Lookup {
+	if ep.Vars == nil {
+		return vars
+	}
+	own := ep.Vars()
+	return func(name string) (string, bool) {
+		if value, ok := vars(name); ok {
+			return value, true
+		}
+		return own(name)
+	}
 }
 
 // path is the path of the URL, for errors: variables by their names, and

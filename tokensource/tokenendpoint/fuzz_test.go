@@ -49,6 +49,11 @@ func FuzzAnswer(f *testing.F) {
 		f.Add(400, "", body, "jwt_exp", "5")
 		f.Add(200, "", body, "text", "-1")
 	}
+	for _, expiry := range []string{"1e400", `"9999-12-31T23:59:59Z"`, `"20261127153641"`, `"PT6S"`, `"1h, 2 min and 3s"`, `"1:2:3"`, `"-P1D"`, `"Fri, 27 Nov 2026 15:04:05 GMT"`, "-1"} {
+		for _, kind := range tokenendpoint.ExpiryKinds() {
+			f.Add(200, "", `{"access_token":"a","expires_in":`+expiry+`}`, string(kind), "")
+		}
+	}
 	f.Fuzz(func(t *testing.T, status int, contentType, body, kind, retryAfter string) {
 		if status < 100 || status > 999 {
 			return
@@ -67,8 +72,8 @@ func FuzzAnswer(f *testing.F) {
 			return
 		}
 		token := a.AccessToken.Reveal()
-		if token == "" || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) || a.Lifetime < 0 {
-			t.Errorf("token %q, lifetime %v", token, a.Lifetime)
+		if token == "" || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) || (a.Expiry.State == tokenendpoint.ExpirySaid) != (a.Expiry.In > 0) {
+			t.Errorf("token %q, expiry %+v", token, a.Expiry)
 		}
 	})
 }

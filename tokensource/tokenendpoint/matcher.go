@@ -12,9 +12,9 @@ import (
 	"strings"
 )
 
-// Matcher is one thing that can be said of a response: its status, a header,
-// or a member of its JSON body. Exactly one of Status, Header and JSON is
-// set. The same matchers judge token endpoints and APIs.
+// Matcher is one thing that can be said of a response: its status, a header, a
+// member of its JSON body, or the body's text. Exactly one of Status, Header,
+// JSON and Text is set. The same matchers judge token endpoints and APIs.
 type Matcher struct {
 	// Status: the response's status is one of these.
 	Status []int `json:"status,omitempty"`
@@ -26,18 +26,34 @@ type Matcher struct {
 	// Values are patterns, compared without regard to case; * stands for any
 	// text. None: the header or member is there, and neither empty nor null.
 	Values []string `json:"values,omitempty"`
+	// Text: the body's text contains one of these patterns, compared without regard
+	// to case; * stands for any text within one. An empty list: the body is not
+	// empty.
+	Text []string `json:"text,omitzero"`
 }
 
-// Matches reports whether the matcher holds. body is the decoded JSON body,
-// nil when there is none.
-func (p Matcher) Matches(status int, header http.Header, body any) bool {
+// Body is what matchers look at in a response's body. Its methods are called only
+// where a matcher asks, so that it may be read no further than is needed.
+type Body interface {
+	// JSON returns the member at a path of the JSON document that the body is, as
+	// encoding/json decodes it, with numbers as json.Number. ok is false if there is
+	// no such member, or no JSON.
+	JSON(path string) (value any, ok bool)
+	// Text returns the body as it is written.
+	Text() string
+}
+
+// Matches reports whether the matcher holds. body is nil when there is none.
+func (p Matcher) Matches(status int, header http.Header, body Body) bool {
 	switch {
 	case len(p.Status) > 0:
 		return slices.Contains(p.Status, status)
 	case p.Header != "":
 		return slices.ContainsFunc(header.Values(p.Header), p.matchesText)
+	case body == nil:
+		return false
 	case p.JSON != "":
-		value, ok := lookupPath(body, p.JSON)
+		value, ok := body.JSON(p.JSON)
 		if !ok || value == nil {
 			return false
 		}
@@ -46,30 +62,67 @@ func (p Matcher) Matches(status int, header http.Header, body any) bool {
 			return len(p.Values) == 0
 		}
 		return p.matchesText(text)
+	case p.Text != nil:
+		return p.containedIn(body.Text())
 	}
 	return false
 }
+
+// LooksInside reports whether the matcher is about the body.
+func (p Matcher) LooksInside() bool { return p.JSON != "" || p.Text != nil }
 
 // CheckMatchers reports a matcher that says nothing, or several things.
 func CheckMatchers(ms []Matcher) error {
 	for _, m := range ms {
 		said := 0
-		for _, has := range []bool{len(m.Status) > 0, m.Header != "", m.JSON != ""} {
+		for _, has := range []bool{len(m.Status) > 0, m.Header != "", m.JSON != "", m.Text != nil} {
 			if has {
 				said++
 			}
 		}
 		if said != 1 {
-			return errors.New("a matcher says nothing, or several things: expected a status, a header or a json path")
+			return errors.New("a matcher says nothing, or several things: expected a status, a header, a json path or text")
+		}
+		if len(m.Values) > 0 && m.Header == "" && m.JSON == "" {
+			return errors.New("a matcher has values, and neither a header nor a json path: expected one of them, or the patterns in text")
 		}
 	}
 	return nil
 }
 
-// AnyMatches reports whether one of the matchers holds.
-func AnyMatches(ps []Matcher, status int, header http.Header, body any) bool {
-	return slices.ContainsFunc(ps, func(p Matcher) bool { return p.Matches(status, header, body) })
+// AnyMatches reports whether one of the matchers holds. Those that look into the
+// body come last.
+func AnyMatches(ps []Matcher, status int, header http.Header, body Body) bool {
+	for _, inside := range []bool{false, true} {
+		if slices.ContainsFunc(ps, func(p Matcher) bool { return p.LooksInside() == inside && p.Matches(status, header, body) }) {
+			return true
+		}
+	}
+	return false
 }
+
+// containedIn reports whether one of the patterns of Text stands in a text.
+func (p Matcher) containedIn(text string) bool {
+	if len(p.Text) == 0 {
+		return text != ""
+	}
+	text = strings.ToLower(text)
+	return slices.ContainsFunc(p.Text, func(pattern string) bool {
+		return wildcard("*"+strings.ToLower(pattern)+"*", text)
+	})
+}
+
+// wholeBody is a body that has been read.
+type wholeBody struct {
+	doc  any // nil: it is neither JSON nor a form
+	text []byte
+}
+
+// JSON implements [Body].
+func (b *wholeBody) JSON(path string) (any, bool) { return lookupPath(b.doc, path) }
+
+// Text implements [Body].
+func (b *wholeBody) Text() string { return string(b.text) }
 
 func (p Matcher) matchesText(text string) bool {
 	if len(p.Values) == 0 {
@@ -118,18 +171,6 @@ func DecodeJSON(body []byte) any {
 		return []byte("null")
 	}))
 	if !ok {
-		return nil
-	}
-	return v
-}
-
-// DecodeFirstJSON decodes the document that r begins with, and reads little
-// further than its end; nil when there is none.
-func DecodeFirstJSON(r io.Reader) any {
-	d := json.NewDecoder(r)
-	d.UseNumber()
-	var v any
-	if d.Decode(&v) != nil {
 		return nil
 	}
 	return v

@@ -29,15 +29,48 @@ type Response struct {
 	// RefreshToken is empty when none was given.
 	RefreshToken Secret
 	TokenType    string
-	// Lifetime is how long the token lives from now: zero when the response said
-	// nothing usable about it, or NeverExpires.
-	Lifetime time.Duration
-	// Fields are the response's other scalar members by their dotted paths.
+	// Expiry is what the response says of the token's end.
+	Expiry Expiry
+	// Fields are other scalar members by their dotted paths: the first few that are
+	// short. [Response.Member] finds any.
 	Fields []Field
+
+	// member finds one in the decoded body. It is a function so that no print of a
+	// Response shows that.
+	member func(path string) (any, bool)
+	call   Error // what was called; for [Response.Dead]
 }
 
-// NeverExpires is the lifetime of a token that does not expire.
-const NeverExpires time.Duration = -1
+// Member returns the scalar member at a path, whatever its size, such as
+// id_token, user.tenant or tenants.0. The response's refresh token is none: it is
+// for the token endpoint alone.
+func (r *Response) Member(path string) (string, bool) {
+	for _, f := range r.Fields {
+		if f.Name == path {
+			return f.Value, true
+		}
+	}
+	if r.member == nil {
+		return "", false
+	}
+	value, _ := r.member(path)
+	text, ok := scalarText(value)
+	if !ok || (text != "" && text == r.RefreshToken.Reveal()) {
+		return "", false
+	}
+	return text, true
+}
+
+// ErrDead says that a response brought a token that has expired already.
+var ErrDead = errors.New("the response's token has expired already")
+
+// Dead is the failure of a call whose response is no use, for its token has
+// expired already. It passes: the endpoint's clock or its cache is wrong.
+func (r *Response) Dead() *Error {
+	e := r.call
+	e.Class, e.Sent, e.Err = Transient, true, ErrDead
+	return &e
+}
 
 // Field is one named value of a response.
 type Field struct{ Name, Value string }
@@ -51,7 +84,9 @@ type ResponseOptions struct {
 	// Default: any 2xx.
 	Status []int
 	// AccessToken and RefreshToken are paths, the first that is there wins;
-	// "header:NAME" reads a header. Default: access_token, refresh_token.
+	// "header:NAME" reads a header, "cookie:NAME" a cookie that the response sets. A
+	// scheme before the access token, "Bearer ", is not part of it.
+	// Default: access_token, refresh_token.
 	AccessToken  []string
 	RefreshToken []string
 	// ExpiresIn is a path like those, ExpiryKind what it counts.
@@ -83,16 +118,19 @@ var (
 // read judges a response. fail is filled in and returned when it brings no token.
 func (r *ResponseOptions) read(fail *Error, res *http.Response, body []byte, secrets []string) (*Response, error) {
 	doc := r.parse(res, body)
-	isError := AnyMatches(r.ErrorWhen, res.StatusCode, res.Header, doc)
+	inside := &wholeBody{doc, body}
+	isError := AnyMatches(r.ErrorWhen, res.StatusCode, res.Header, inside)
 	if r.accepts(res.StatusCode) && !isError {
 		answer, err := r.response(res, body, doc)
 		if err == nil {
+			answer.member = func(path string) (any, bool) { return lookupPath(doc, path) }
+			answer.call = *fail
 			return answer, nil
 		}
 		fail.Err = err
 	}
 	code := errorCode(res.StatusCode, doc)
-	fail.Class, fail.Meaning = r.classOf(res, doc, code)
+	fail.Class, fail.Meaning = r.classOf(res, inside, code)
 	fail.Code = withoutSecrets(code, secrets)
 	fail.Shape = shapeOf(res, doc, secrets)
 	fail.RetryAfter = parseRetryAfter(res.Header.Get("Retry-After"), time.Now())
@@ -140,7 +178,7 @@ func (r *ResponseOptions) parse(res *http.Response, body []byte) any {
 	return doc
 }
 
-// answer takes the token and what comes with it out of a document.
+// response takes the token and what comes with it out of a document.
 func (r *ResponseOptions) response(res *http.Response, body []byte, doc any) (*Response, error) {
 	a := &Response{}
 	var access string
@@ -152,6 +190,7 @@ func (r *ResponseOptions) response(res *http.Response, body []byte, doc any) (*R
 	default:
 		access = r.first(r.AccessToken, "access_token", res.Header, doc)
 	}
+	access = withoutScheme(access)
 	if access == "" {
 		return nil, errNoToken
 	}
@@ -161,17 +200,42 @@ func (r *ResponseOptions) response(res *http.Response, body []byte, doc any) (*R
 	a.AccessToken = NewSecret(access)
 	a.RefreshToken = NewSecret(r.first(r.RefreshToken, "refresh_token", res.Header, doc))
 	a.TokenType = r.first(nil, "token_type", nil, doc)
-	a.Lifetime = r.lifetime(res.Header, doc, access)
+	a.Expiry = r.expiry(res.Header, doc, access)
 	a.Fields = r.fields(doc)
 	return a, nil
 }
 
-const headerPath = "header:"
+// What begins a path that leads not into the body.
+const (
+	headerPath = "header:"
+	cookiePath = "cookie:"
+)
 
 func (r *ResponseOptions) headersOnly() bool {
 	return len(r.AccessToken) > 0 && !slices.ContainsFunc(r.AccessToken, func(p string) bool {
-		return !strings.HasPrefix(p, headerPath)
+		return !strings.HasPrefix(p, headerPath) && !strings.HasPrefix(p, cookiePath)
 	})
+}
+
+// withoutScheme is a token without the scheme that some responses write before
+// it, as in "Bearer eyJ...".
+func withoutScheme(token string) string {
+	const scheme = "bearer "
+	if len(token) > len(scheme) && strings.EqualFold(token[:len(scheme)], scheme) {
+		return strings.TrimLeft(token[len(scheme):], " ")
+	}
+	return token
+}
+
+// cookieValue is the value of the cookie of a name that a response sets last;
+// "": it sets none.
+func cookieValue(header http.Header, name string) (value string) {
+	for _, c := range (&http.Response{Header: header}).Cookies() {
+		if c.Name == name && c.Value != "" && c.MaxAge >= 0 { // less than 0: it is taken back
+			value = c.Value
+		}
+	}
+	return value
 }
 
 // first returns the first value that is there and not empty.
@@ -186,23 +250,18 @@ func (r *ResponseOptions) first(paths []string, otherwise string, header http.He
 			}
 			continue
 		}
+		if name, ok := strings.CutPrefix(path, cookiePath); ok {
+			if value := cookieValue(header, name); value != "" {
+				return value
+			}
+			continue
+		}
 		value, _ := lookupPath(doc, path)
 		if text, _ := scalarText(value); text != "" {
 			return text
 		}
 	}
 	return ""
-}
-
-func (r *ResponseOptions) lifetime(header http.Header, doc any, access string) time.Duration {
-	now := time.Now()
-	switch r.ExpiryKind {
-	case ExpiryJWT:
-		return jwtExpiry(access, now)
-	case ExpiryNever:
-		return NeverExpires
-	}
-	return parseExpiry(r.ExpiryKind, r.first(r.ExpiresIn, "expires_in", header, doc), now)
 }
 
 // What is kept of a response's other members.
@@ -263,7 +322,10 @@ var (
 // classOf says what an error means: by the settings, else by its status and
 // code. A refusal is one in words, in a code or in JSON. A 4xx without any is
 // a gateway's, and passes.
-func (r *ResponseOptions) classOf(res *http.Response, doc any, code string) (Class, Meaning) {
+func (r *ResponseOptions) classOf(res *http.Response, body *wholeBody, code string) (Class, Meaning) {
+	if body == nil {
+		body = new(wholeBody)
+	}
 	status := res.StatusCode
 	for _, said := range []struct {
 		matchers []Matcher
@@ -277,7 +339,7 @@ func (r *ResponseOptions) classOf(res *http.Response, doc any, code string) (Cla
 		{r.ClientRefused, Permanent, ClientRefused},
 		{r.Permanent, Permanent, RefusedForGood},
 	} {
-		if AnyMatches(said.matchers, status, res.Header, doc) {
+		if AnyMatches(said.matchers, status, res.Header, body) {
 			return said.class, said.meaning
 		}
 	}
@@ -289,7 +351,7 @@ func (r *ResponseOptions) classOf(res *http.Response, doc any, code string) (Cla
 		return Transient, Unsaid
 	case status >= 400 && !known && res.Header.Get("Retry-After") != "":
 		return Throttled, Unsaid
-	case code != "", status >= 400 && doc != nil:
+	case code != "", status >= 400 && body.doc != nil:
 		return Permanent, Unsaid
 	}
 	return Transient, Unsaid

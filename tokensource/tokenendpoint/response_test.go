@@ -2,6 +2,7 @@ package tokenendpoint_test
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -50,7 +51,18 @@ func TestAnswers(t *testing.T) {
 		"a number":               {body: `{"access_token":12345678901234567890}`, access: "12345678901234567890"},
 		"null refresh token":     {body: `{"access_token":"a","refresh_token":null}`, access: "a"},
 		"eBay's token type":      {body: `{"access_token":"a","token_type":"Application Access Token"}`, access: "a"},
-		"every visible sign":     {body: `{"access_token":"!#$%&'()*+,-./:;<=>?@[]^_{|}~a"}`, access: "!#$%&'()*+,-./:;<=>?@[]^_{|}~a"},
+		"with its scheme":        {body: `{"access_token":"Bearer eyJ.a.b"}`, access: "eyJ.a.b"},
+		"in other capitals":      {body: `{"access_token":"bEARER  eyJ.a.b"}`, access: "eyJ.a.b"},
+		"a token called bearer":  {body: `{"access_token":"bearer"}`, access: "bearer"},
+		"header with a scheme":   {response: tokenendpoint.ResponseOptions{AccessToken: []string{"header:Authorization"}}, headers: []string{"Authorization", "Bearer eyJ.a.b"}, access: "eyJ.a.b"},
+		"text with a scheme":     {response: tokenendpoint.ResponseOptions{Format: tokenendpoint.FormatText}, body: "Bearer a\n", access: "a"},
+		"a cookie":               {response: tokenendpoint.ResponseOptions{AccessToken: []string{"cookie:jwt"}}, headers: []string{"Set-Cookie", "id=1; Path=/", "Set-Cookie", "jwt=eyJ.a.b; Path=/; HttpOnly"}, access: "eyJ.a.b"},
+		"the last that is set":   {response: tokenendpoint.ResponseOptions{AccessToken: []string{"cookie:jwt"}}, headers: []string{"Set-Cookie", "jwt=old", "Set-Cookie", "jwt=a", "Set-Cookie", "jwt=gone; Max-Age=0"}, access: "a"},
+		"cookies beside JSON": {
+			response: tokenendpoint.ResponseOptions{AccessToken: []string{"t"}, RefreshToken: []string{"cookie:r"}, ExpiresIn: []string{"cookie:ttl"}},
+			headers:  []string{"Set-Cookie", "r=rr", "Set-Cookie", "ttl=60"}, body: `{"t":"a"}`, access: "a", refresh: "rr", lifetime: time.Minute,
+		},
+		"every visible sign": {body: `{"access_token":"!#$%&'()*+,-./:;<=>?@[]^_{|}~a"}`, access: "!#$%&'()*+,-./:;<=>?@[]^_{|}~a"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if c.status == 0 {
@@ -59,8 +71,8 @@ func TestAnswers(t *testing.T) {
 			ep := wiretest.Endpoint(wiretest.Responding(c.status, c.contentType, c.body, c.headers...))
 			ep.Response = c.response
 			a := wiretest.MustCall(t, ep)
-			if a.AccessToken.Reveal() != c.access || a.RefreshToken.Reveal() != c.refresh || a.Lifetime != c.lifetime {
-				t.Errorf("token %q, refresh token %q, lifetime %v, want %q, %q, %v", a.AccessToken.Reveal(), a.RefreshToken.Reveal(), a.Lifetime, c.access, c.refresh, c.lifetime)
+			if a.AccessToken.Reveal() != c.access || a.RefreshToken.Reveal() != c.refresh || a.Expiry.In != c.lifetime {
+				t.Errorf("token %q, refresh token %q, lifetime %v, want %q, %q, %v", a.AccessToken.Reveal(), a.RefreshToken.Reveal(), a.Expiry.In, c.access, c.refresh, c.lifetime)
 			}
 		})
 	}
@@ -132,6 +144,9 @@ func TestErrorWhen(t *testing.T) {
 		"whatever the case":   {tokenendpoint.Matcher{JSON: "status", Values: []string{"FAIL*"}}, `{"status":"Failure",` + token + `}`, true},
 		"a pattern's middle":  {tokenendpoint.Matcher{JSON: "e", Values: []string{"a*b*c"}}, `{"e":"a-bb-c",` + token + `}`, true},
 		"a pattern's overlap": {tokenendpoint.Matcher{JSON: "e", Values: []string{"ab*ba"}}, `{"e":"aba",` + token + `}`, false},
+		"text":                {tokenendpoint.Matcher{Text: []string{`"denied`}}, `{"why":"Denied by rule 7",` + token + `}`, true},
+		"other text":          {tokenendpoint.Matcher{Text: []string{`"denied`}}, `{"why":"not denied",` + token + `}`, false},
+		"a member text":       {tokenendpoint.Matcher{JSON: `\text`, Values: []string{"no"}}, `{"text":"no",` + token + `}`, true},
 		"a header":            {tokenendpoint.Matcher{Header: "X-Status", Values: []string{"bad"}}, `{` + token + `}`, true},
 		"a status":            {tokenendpoint.Matcher{Status: []int{200}}, `{` + token + `}`, true},
 	} {
@@ -157,6 +172,40 @@ func TestFields(t *testing.T) {
 	want := []string{"authed_user.id=U1", "instance_url=https://eu.example", "ok=true", "uid=7"}
 	if !slices.Equal(got, want) {
 		t.Errorf("fields %q, want %q", got, want)
+	}
+}
+
+// Any member can be asked for, but the refresh token.
+func TestMember(t *testing.T) {
+	long := strings.Repeat("s", 1500)
+	many := ""
+	for i := range 20 {
+		many += fmt.Sprintf(`"a%02d":%d,`, i, i)
+	}
+	ep := wiretest.Endpoint(wiretest.Responding(200, "", `{`+many+`"access_token":"a","refresh_token":"r","id_token":"i","long":"`+long+`",
+		"user":{"tenant":"T1"},"tenants":["T2",{"id":3}],"null":null,"empty":"","a.b":"dots","again":"r"}`))
+	res := wiretest.MustCall(t, ep)
+	for path, want := range map[string]string{
+		"id_token": "i", "long": long, "user.tenant": "T1", "tenants.0": "T2", "tenants.1.id": "3", "a19": "19", "a.b": "dots", "empty": "", "access_token": "a",
+	} {
+		if got, ok := res.Member(path); !ok || got != want {
+			t.Errorf("%s is %q, %v, want %q", path, got, ok, want)
+		}
+	}
+	for _, path := range []string{"refresh_token", "again", "user", "tenants", "tenants.2", "tenants.x", "null", "nothing", ""} {
+		if got, ok := res.Member(path); ok {
+			t.Errorf("%s is %q", path, got)
+		}
+	}
+	byHand := tokenendpoint.Response{Fields: []tokenendpoint.Field{{Name: "x", Value: "1"}}}
+	if got, ok := byHand.Member("x"); !ok || got != "1" {
+		t.Errorf("a response that a program made: %q, %v", got, ok)
+	}
+	if _, ok := byHand.Member("y"); ok {
+		t.Error("y is there")
+	}
+	if text := wiretest.Printed(t, res); strings.Contains(text, long) {
+		t.Error("the body is printed")
 	}
 }
 

@@ -28,6 +28,9 @@ type Record struct {
 	Issued       time.Time `json:"issued,omitzero"`
 	Expiry       time.Time `json:"expiry,omitzero"`
 	Fields       []Field   `json:"fields,omitempty"`
+	// Lacks are members that were looked for and that the response had not. A
+	// release that drops them costs one renewal, and so they need no new version.
+	Lacks []string `json:"lacks,omitempty"`
 	// Renewed is when the token was written, and by whom.
 	Renewed *Stamp `json:"renewed,omitempty"`
 
