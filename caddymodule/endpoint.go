@@ -286,7 +286,7 @@ func (e *Endpoint) buildClient(gc *GrantContext, ep *tokenendpoint.Endpoint) (er
 	if ep.Client.ID, err = gc.template(e.Origin, "client_id", e.ClientID); err != nil {
 		return err
 	}
-	if ep.Client.Secret, err = gc.template(e.Origin, "client_secret", e.ClientSecret); err != nil {
+	if ep.Client.Secret, err = gc.secretTemplate(e.Origin, "client_secret", e.ClientSecret); err != nil {
 		return err
 	}
 	if len(e.ClientAuth) == 0 {
@@ -449,6 +449,10 @@ func (e *Endpoint) buildTransport(gc *GrantContext, ep *tokenendpoint.Endpoint) 
 	rt, err := ht.NewTransport(gc.Context)
 	if err != nil {
 		return e.Origin.errorf("transport", "%w", err)
+	}
+	if ht.TLS != nil {
+		withLiveCertificate(rt.TLSClientConfig, ht.TLS.ClientCertificateFile, ht.TLS.ClientCertificateKeyFile)
+		gc.resolver.watch(ht.TLS.ClientCertificateFile, ht.TLS.ClientCertificateKeyFile)
 	}
 	rt.DisableKeepAlives = true
 	rt.DialContext = plainDialErrors(rt.DialContext)

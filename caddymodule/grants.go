@@ -66,7 +66,7 @@ func (g *Password) TokenGrant(gc *GrantContext) (tokensource.Grant, error) {
 	if err != nil {
 		return nil, err
 	}
-	password, err := gc.template(g.Origin, "password", g.Password)
+	password, err := gc.secretTemplate(g.Origin, "password", g.Password)
 	if err != nil {
 		return nil, err
 	}
@@ -252,9 +252,18 @@ func (gc *GrantContext) template(o *Origin, option, text string) (tokenendpoint.
 	return t, nil
 }
 
+// secretTemplate is template for a secret, which may be in a file.
+func (gc *GrantContext) secretTemplate(o *Origin, option, text string) (tokenendpoint.Template, error) {
+	t, err := gc.resolver.secretTemplate(text)
+	if err != nil {
+		return t, o.errorf(option, "%w", err)
+	}
+	return t, nil
+}
+
 // callTemplate is template for an option that each token call makes anew.
 func (gc *GrantContext) callTemplate(o *Origin, option, text string) (tokenendpoint.Template, error) {
-	t, err := gc.resolver.callTemplate(text)
+	t, err := gc.resolver.callTemplate(text, option != "token_url")
 	if err != nil {
 		return t, o.errorf(option, "%w", err)
 	}

@@ -28,6 +28,7 @@ type resolver struct {
 	repl     *caddy.Replacer
 	keyNames []string
 	sum      hash.Hash
+	files    fileList // that are read for each call
 }
 
 // requestPlaceholderHelp names the one place where requests may be read.
@@ -44,14 +45,16 @@ func (r *resolver) template(text string) (tokenendpoint.Template, error) {
 }
 
 // callTemplate is template for what each token call makes anew: the time stays
-// too.
-func (r *resolver) callTemplate(text string) (tokenendpoint.Template, error) {
+// too, and files if they may.
+func (r *resolver) callTemplate(text string, files bool) (tokenendpoint.Template, error) {
 	t, err := tokenendpoint.ParseTemplate(text)
 	if err != nil {
 		return t, err
 	}
 	return t.Resolve(func(name string) (string, bool, error) {
 		switch {
+		case files && strings.HasPrefix(name, "file."):
+			return r.live(name)
 		case !isTime(name):
 			return r.resolve(name)
 		case times[name] == nil:
@@ -59,6 +62,45 @@ func (r *resolver) callTemplate(text string) (tokenendpoint.Template, error) {
 		}
 		return "", false, nil
 	})
+}
+
+// secretTemplate is template for a secret: a file is read for each call.
+func (r *resolver) secretTemplate(text string) (tokenendpoint.Template, error) {
+	t, err := tokenendpoint.ParseTemplate(text)
+	if err != nil {
+		return t, err
+	}
+	return t.Resolve(func(name string) (string, bool, error) {
+		if strings.HasPrefix(name, "file.") {
+			return r.live(name)
+		}
+		return r.resolve(name)
+	})
+}
+
+// live leaves a file's placeholder for the calls to resolve, if it can be read
+// now. Only its name counts as settings.
+func (r *resolver) live(name string) (string, bool, error) {
+	path := strings.TrimPrefix(name, "file.")
+	if _, err := readLiveFile(path); err != nil {
+		return "", false, err
+	}
+	if r.files == nil {
+		r.files = make(fileList)
+	}
+	r.files.add(path)
+	if r.sum != nil {
+		fmt.Fprintf(r.sum, "%d:%s", len(name), name)
+	}
+	return "", false, nil
+}
+
+// watch notes files whose change may put right what was refused.
+func (r *resolver) watch(names ...string) {
+	if r.files == nil {
+		r.files = make(fileList)
+	}
+	r.files.add(names...)
 }
 
 // times are Caddy's placeholders for the time, as Caddy writes them. Of its
@@ -78,10 +120,15 @@ func isTime(name string) bool {
 	return first == "time"
 }
 
-// callVars are the variables of one token call: all of them tell the same time.
+// callVars are the variables of one token call: the contents of files, and the
+// time, which is the same for all of them.
 func callVars() tokenendpoint.Lookup {
 	now := time.Now()
 	return func(name string) (string, bool) {
+		if path, ok := strings.CutPrefix(name, "file."); ok {
+			text, err := readLiveFile(path)
+			return text, err == nil
+		}
 		write, ok := times[name]
 		if !ok {
 			return "", false

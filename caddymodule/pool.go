@@ -28,6 +28,8 @@ type pooledSource struct {
 	env    *environmentStack
 	logins *pendingLogins // nil: the grant has no page to send a person to
 	live   *breakerSets
+	// unwatch ends the watch on the source's files; nil: it has none.
+	unwatch context.CancelFunc
 
 	users   atomic.Int64 // requests under way
 	retired atomic.Bool  // no config has used it for retireAfter
@@ -58,6 +60,14 @@ func takeSource(cfg tokensource.Config, gc *GrantContext, g Grant) (*pooledSourc
 		ps := &pooledSource{Source: src, id: id, env: env, live: &breakerSets{log: log}}
 		if auth != nil {
 			ps.logins = newPendingLogins(auth)
+		}
+		if files := gc.resolver.files.names(); len(files) > 0 {
+			ctx, stop := context.WithCancel(context.Background())
+			ps.unwatch = stop
+			go watchFiles(ctx, files, func(names []string) {
+				cfg.Logger.Info("files were replaced: what was refused is tried again with what they hold now", "source", cfg.Name, "files", names)
+				src.Reconsider(true)
+			})
 		}
 		return ps, nil
 	})
@@ -118,6 +128,9 @@ func (ps *pooledSource) close(timeout time.Duration) error {
 		return nil
 	}
 	defer retiring.Delete(ps)
+	if ps.unwatch != nil {
+		ps.unwatch()
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	err := ps.Close(ctx)

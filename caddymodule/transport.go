@@ -127,7 +127,13 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 		// answer would not pass as it came.
 		t.Compression = new(bool)
 	}
-	return t.HTTPTransport.Provision(ctx)
+	if err := t.HTTPTransport.Provision(ctx); err != nil {
+		return err
+	}
+	if t.TLS != nil && t.HTTPTransport.Transport != nil {
+		withLiveCertificate(t.HTTPTransport.Transport.TLSClientConfig, t.TLS.ClientCertificateFile, t.TLS.ClientCertificateKeyFile)
+	}
+	return nil
 }
 
 // provisionEngine translates the settings that are the engine's.

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -133,6 +135,49 @@ func TestFault56OneKeyIsRefused(t *testing.T) {
 	}
 	s.p.ClearScripts()
 	eventually(t, "the provider has changed its mind", func() bool { return s.as(t, "mallory").status == http.StatusOK })
+}
+
+// TestFault58SecretFileReplaced: a secret in a file is replaced, as Kubernetes does it, by a link to another folder. It is
+// used without a reload, also while the old one is refused; a token that serves is not asked for again.
+func TestFault58SecretFileReplaced(t *testing.T) {
+	dir := t.TempDir()
+	p := provider.New(provider.Generic)
+	put := func(version, secret string) {
+		t.Helper()
+		folder := filepath.Join(dir, version)
+		if err := os.Mkdir(folder, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(folder, "secret"), []byte(secret+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		link := filepath.Join(dir, "..tmp")
+		if err := os.Symlink(version, link); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(link, filepath.Join(dir, "..data")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("..1", "of another client")
+	if err := os.Symlink(filepath.Join("..data", "secret"), filepath.Join(dir, "secret")); err != nil {
+		t.Fatal(err)
+	}
+	s := newSidecarOf(t, p, setup{})
+	s.config = []byte(strings.ReplaceAll(string(s.config), "{env.TEST_CLIENT_SECRET}", "{file."+filepath.Join(dir, "secret")+"}"))
+	s.start(t)
+	s.get(t).wantProblem(t, http.StatusBadGateway, "client-refused")
+	p.TakeViolations()
+	put("..2", p.ClientSecret)
+	eventually(t, "the new secret is used", func() bool { return s.get(t).status == http.StatusOK })
+	s.wantLogged(t, "files were replaced")
+	p.Forget()
+	put("..3", "of another client again")
+	time.Sleep(2 * time.Second) // for as long as a watch may take
+	s.get(t).wantOK(t)
+	if n := p.TokenCount(); n != 0 {
+		t.Errorf("%d token calls while the token is valid", n)
+	}
 }
 
 // TestFirstTokenAtTheStart: without any traffic a source obtains its token, and readiness says whether it could.

@@ -1,0 +1,138 @@
+package caddymodule
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Files that are replaced while Caddy runs: secrets that are rotated, tokens that
+// Kubernetes projects, client certificates. They are read for each call, so that
+// no reload is needed. A file that cannot be read at the moment, because it is
+// just being replaced, counts as what it was.
+
+// liveFiles are the last good contents, by name, of all files that were read.
+var liveFiles struct {
+	mu    sync.Mutex
+	texts map[string]string
+}
+
+// readLiveFile returns the secret in a file, or what it was when it could last be
+// read. The error is why it never could.
+func readLiveFile(name string) (string, error) {
+	text, err := readSecretFile(name)
+	liveFiles.mu.Lock()
+	defer liveFiles.mu.Unlock()
+	if err != nil {
+		if last, ok := liveFiles.texts[name]; ok {
+			return last, nil
+		}
+		return "", err
+	}
+	if liveFiles.texts == nil {
+		liveFiles.texts = make(map[string]string)
+	}
+	liveFiles.texts[name] = text
+	return text, nil
+}
+
+// liveCertificate returns a client certificate whose files are read at each
+// handshake. first is what they held when the config was loaded.
+func liveCertificate(certFile, keyFile string, first tls.Certificate) func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+	var mu sync.Mutex
+	last := &first
+	return func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if next, err := tls.LoadX509KeyPair(certFile, keyFile); err == nil { // else one of the two is not replaced yet
+			last = &next
+		}
+		return last, nil
+	}
+}
+
+// withLiveCertificate has a TLS configuration of Caddy's read its client
+// certificate again when the files are replaced.
+func withLiveCertificate(cfg *tls.Config, certFile, keyFile string) {
+	if cfg == nil || certFile == "" || keyFile == "" || len(cfg.Certificates) != 1 {
+		return
+	}
+	cfg.GetClientCertificate = liveCertificate(certFile, keyFile, cfg.Certificates[0])
+	cfg.Certificates = nil
+}
+
+// watchEvery is how often files are looked at. Polling notices what a watch on a
+// file or a folder may not: a symbolic link to a folder that is put in the place
+// of another, as Kubernetes does, or a network's file system.
+const watchEvery = 500 * time.Millisecond
+
+// watchFiles calls changed when the contents of one of the files have changed,
+// until ctx ends. What is there when it is called counts as known.
+func watchFiles(ctx context.Context, names []string, changed func(names []string)) {
+	seen := make(map[string]fileState, len(names))
+	for _, name := range names {
+		seen[name] = lookAt(name, fileState{})
+	}
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		var other []string
+		for name, was := range seen {
+			now := lookAt(name, was)
+			seen[name] = now
+			if now.sum != was.sum {
+				other = append(other, name)
+			}
+		}
+		if len(other) > 0 {
+			slices.Sort(other)
+			changed(other)
+		}
+	}
+}
+
+// fileState is what a file was when it was looked at.
+type fileState struct {
+	info os.FileInfo
+	sum  [sha256.Size]byte
+}
+
+// lookAt reads a file if it may have changed. One that cannot be read is what it
+// was.
+func lookAt(name string, was fileState) fileState {
+	info, err := os.Stat(name)
+	if err != nil {
+		return was
+	}
+	if was.info != nil && os.SameFile(was.info, info) && was.info.ModTime().Equal(info.ModTime()) && was.info.Size() == info.Size() {
+		return was
+	}
+	b, err := os.ReadFile(name)
+	if err != nil || len(b) == 0 {
+		return was
+	}
+	return fileState{info, sha256.Sum256(b)}
+}
+
+// fileList is a set of file names.
+type fileList map[string]bool
+
+func (l fileList) add(names ...string) {
+	for _, name := range names {
+		if name != "" {
+			l[name] = true
+		}
+	}
+}
+
+func (l fileList) names() []string { return slices.Sorted(maps.Keys(l)) }
