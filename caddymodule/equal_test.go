@@ -293,6 +293,7 @@ func TestIDFollowsSettings(t *testing.T) {
 		{"param user {key.user}", "param uid {key.user}"},
 		{"rename scope scopes", "rename scope scopez"},
 		{"omit grant_type", "omit resource"},
+		{"rename scope scopes", "rename scope scopes\n\t\t\trename origin a"},
 		{"X-Api-Key key", "X-Api-Key other"},
 		{"timeout 5s", "timeout 6s"},
 		{"access_token token", "access_token data.token"},
@@ -316,6 +317,24 @@ func TestIDFollowsSettings(t *testing.T) {
 			}
 		})
 	}
+	t.Run("what is called origin", func(t *testing.T) {
+		for _, change := range [][2]string{
+			{"rename origin a", "rename origin b"},
+			{"param origin a", "param origin b"},
+			{"header Origin https://a.example", "header Origin https://b.example"},
+		} {
+			one := strings.Replace(identified, "omit grant_type", "omit grant_type\n\t\t\t"+change[0], 1)
+			other := strings.Replace(identified, "omit grant_type", "omit grant_type\n\t\t\t"+change[1], 1)
+			a, b := sourceIDs(t, contained(t, mustAdapt(t, one))), sourceIDs(t, contained(t, mustAdapt(t, other)))
+			if a["api"] == b["api"] || a["api"] == want["api"] {
+				t.Errorf("%q, or %q, or none: the source stays the same", change[0], change[1])
+			}
+			refresh := strings.Replace(identified, "https://idp.example/refresh", "https://idp.example/refresh\n\t\t\t"+change[0], 1)
+			if got := sourceIDs(t, contained(t, mustAdapt(t, refresh))); got["api"] == want["api"] {
+				t.Errorf("%q in refresh: the source stays the same", change[0])
+			}
+		}
+	})
 	t.Run("storage keys", func(t *testing.T) {
 		seen := map[string]string{want["api"]: "no key"}
 		for _, keys := range []string{"{env.STORAGE_KEY}", "{env.OTHER_KEY}", "{env.STORAGE_KEY} {env.OTHER_KEY}", "{env.OTHER_KEY} {env.STORAGE_KEY}"} {

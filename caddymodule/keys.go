@@ -49,13 +49,18 @@ func newKeyReader(parts []KeyPart) (keyReader, error) {
 	return kr, nil
 }
 
-// keyError says which value is not there.
-type keyError struct{ name, why string }
+// keyError says which value is not there, or cannot be used.
+type keyError struct {
+	name, why string
+	// bad: there is a value, and it is too long.
+	bad bool
+}
 
 func (e *keyError) Error() string { return "key " + e.name + ": " + e.why }
 
-// maxKeyValue bounds what a request can make us remember.
-const maxKeyValue = 1 << 10
+// maxKeyValue bounds what a request can make us remember, in bytes: a user's own
+// JWT may be a key, and is as large as headers go.
+const maxKeyValue = 16 << 10
 
 // read returns the request's key, and its values.
 func (kr *keyReader) read(req *http.Request) (tokensource.Key, []string, error) {
@@ -77,7 +82,7 @@ func (kr *keyReader) read(req *http.Request) (tokensource.Key, []string, error) 
 			ke.why = "the request has no value for it"
 			return tokensource.Key{}, nil, ke
 		case len(value) > maxKeyValue:
-			ke.why = fmt.Sprintf("its value is longer than %d bytes", maxKeyValue)
+			ke.why, ke.bad = fmt.Sprintf("its value is longer than %d bytes", maxKeyValue), true
 			return tokensource.Key{}, nil, ke
 		}
 		values = append(values, value)

@@ -71,6 +71,8 @@ func TestKeyRead(t *testing.T) {
 		{fromQuery, "/?user=alice", nil, "alice"},
 		{fromQuery, "/?user=a%2Fb", nil, "a/b"},
 		{fromCookie, "/", []string{"Cookie: user=alice"}, "alice"},
+		{fromHeader, "/", []string{"X-User: " + strings.Repeat("j", 3105)}, strings.Repeat("j", 3105)}, // a JWT's usual length
+		{fromHeader, "/", []string{"X-User: " + strings.Repeat("j", 16384)}, strings.Repeat("j", 16384)},
 		{"acme/" + fromHeader, "/", []string{"X-User: alice"}, "acme/alice"},
 	} {
 		key, err := readKey(t, c.value, c.target, c.lines...)
@@ -101,6 +103,18 @@ func TestKeyRefused(t *testing.T) {
 		} else if strings.Contains(err.Error(), "alice") {
 			t.Errorf("%s: the error names the user: %v", name, err)
 		}
+	}
+}
+
+// TestKeyTooLong is a problem of its own: the request does say whose token it
+// wants.
+func TestKeyTooLong(t *testing.T) {
+	_, err := readKey(t, fromHeader, "/", "X-User: "+strings.Repeat("a", 16385))
+	if err == nil || err.Error() != "key user: its value is longer than 16384 bytes" || keyProblem(err).name != problemBadRequest {
+		t.Errorf("got %v", err)
+	}
+	if _, err = readKey(t, fromHeader, "/"); err == nil || keyProblem(err).name != problemKeyMissing {
+		t.Errorf("none: got %v", err)
 	}
 }
 

@@ -292,7 +292,7 @@ func (tl *TokenLogin) code(w http.ResponseWriter, r *http.Request) error {
 	}
 	key, values, err := tl.keys.read(r)
 	if err != nil {
-		return keyMissing(err).write(w)
+		return keyProblem(err).write(w)
 	}
 	code, p := readCode(w, r)
 	if p != nil {

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 )
@@ -46,27 +47,19 @@ func (o *Origin) errorf(option, format string, args ...any) error {
 	return fmt.Errorf("%s:%d: %w", o.File, line, err)
 }
 
-// withoutOrigins is raw without any "origin" member: the settings themselves,
-// for telling whether they changed. A line added above does not change them.
-func withoutOrigins(raw []byte) ([]byte, error) {
-	var v any
-	if err := json.Unmarshal(raw, &v); err != nil {
+// withoutOrigin is a grant's settings without where they were written: for
+// telling whether they changed. A line added above does not change them. Only a
+// member of an Origin's form counts, and only the grant's own: a parameter may be
+// called origin, too.
+func withoutOrigin(grant json.RawMessage) (json.RawMessage, error) {
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(grant, &members); err != nil {
 		return nil, err
 	}
-	dropOrigins(v)
-	return json.Marshal(v)
-}
-
-func dropOrigins(v any) {
-	switch v := v.(type) {
-	case map[string]any:
-		delete(v, "origin")
-		for _, member := range v {
-			dropOrigins(member)
-		}
-	case []any:
-		for _, member := range v {
-			dropOrigins(member)
-		}
+	d := json.NewDecoder(bytes.NewReader(members["origin"]))
+	d.DisallowUnknownFields()
+	if d.Decode(new(Origin)) == nil {
+		delete(members, "origin")
 	}
+	return json.Marshal(members)
 }

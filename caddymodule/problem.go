@@ -121,7 +121,13 @@ func notInjected(err error) *problem {
 	return &problem{name: problemTokenRefused, status: http.StatusBadGateway, detail: "the token cannot be put into the request: " + err.Error()}
 }
 
-func keyMissing(err error) *problem {
+// keyProblem: the request does not say whose token it wants, or says it at too
+// great length.
+func keyProblem(err error) *problem {
+	var ke *keyError
+	if errors.As(err, &ke) && ke.bad {
+		return &problem{name: problemBadRequest, status: http.StatusBadRequest, detail: err.Error()}
+	}
 	return &problem{name: problemKeyMissing, status: http.StatusBadRequest, detail: err.Error()}
 }
 

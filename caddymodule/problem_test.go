@@ -99,7 +99,8 @@ func TestProblems(t *testing.T) {
 			src.problemOf(fmt.Errorf("%w: %w", tokensource.ErrCodeRefused, endpointError(tokenendpoint.Permanent, time.Minute)), nil),
 			422, "code-refused", "",
 		},
-		"key missing":    {keyMissing(&keyError{"user", "the request has no value for it"}), 400, "key-missing", ""},
+		"key missing":    {keyProblem(&keyError{name: "user", why: "the request has no value for it"}), 400, "key-missing", ""},
+		"key too long":   {keyProblem(&keyError{name: "user", why: "its value is longer than 16384 bytes", bad: true}), 400, "bad-request", ""},
 		"caller refused": {mustCallers(t, nil, nil).check(call("10.1.2.3:1", "localhost")), 403, "caller-refused", ""},
 		"method refused": {mustCallers(t, nil, nil).check(traceRequest()), 405, "method-refused", ""},
 	} {
@@ -134,7 +135,7 @@ func traceRequest() *http.Request {
 
 // TestProblemResponse: it is an upstream's answer like any other.
 func TestProblemResponse(t *testing.T) {
-	p := keyMissing(&keyError{"user", "x"})
+	p := keyProblem(&keyError{name: "user", why: "x"})
 	src := &clientBody{Reader: strings.NewReader(whole)}
 	req := httptest.NewRequest(http.MethodPost, "/", nil)
 	req.Body = src

@@ -242,12 +242,18 @@ func (ts *TokenSource) config(name string, g tokensource.Grant) tokensource.Conf
 // are written; the values of placeholders follow.
 func (ts *TokenSource) newResolver(name string) (*resolver, error) {
 	settings := *ts
-	settings.GrantRaw = ts.grantRaw
-	raw, err := json.Marshal(&settings)
-	if err != nil {
+	settings.Origin = nil
+	if ts.Refresh != nil {
+		refresh := *ts.Refresh
+		refresh.Origin = nil
+		settings.Refresh = &refresh
+	}
+	var err error
+	if settings.GrantRaw, err = withoutOrigin(ts.grantRaw); err != nil {
 		return nil, err
 	}
-	if raw, err = withoutOrigins(raw); err != nil {
+	raw, err := json.Marshal(&settings)
+	if err != nil {
 		return nil, err
 	}
 	sum := sha256.New()

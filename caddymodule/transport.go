@@ -204,7 +204,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	key, values, err := t.keys.read(req)
 	if err != nil {
-		return t.answer(req, keyMissing(err)), nil
+		return t.answer(req, keyProblem(err)), nil
 	}
 	res, err := t.engine.Send(req, key, values)
 	if err != nil {

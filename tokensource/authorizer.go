@@ -3,6 +3,7 @@ package tokensource
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
@@ -18,6 +19,11 @@ func (a authorizer) Name() string { return a.s.Name() }
 
 // Identity implements [tokenendpoint.Authorizer].
 func (a authorizer) Identity() string { return a.s.recordPrefix }
+
+// Longest implements [tokenendpoint.Authorizer].
+func (a authorizer) Longest() time.Duration {
+	return max(a.s.grant.Timeout, tokenendpoint.DefaultTimeout)
+}
 
 // Token implements [tokenendpoint.Authorizer].
 func (a authorizer) Token(ctx context.Context, vars tokenendpoint.Lookup) (tokenendpoint.Authorization, error) {

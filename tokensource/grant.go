@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
@@ -44,6 +45,9 @@ type GrantInfo struct {
 	PerKey bool
 	// ClientPerKey: so do the client's credentials.
 	ClientPerKey bool
+	// Timeout is how long one call may take at the most, with all that it waits for;
+	// 0: it is not known.
+	Timeout time.Duration
 	// SameEndpoint: Token and Refresh call the same place, so that one's outage is
 	// the other's.
 	SameEndpoint bool
@@ -124,8 +128,18 @@ func (g *EndpointGrant) Info() GrantInfo {
 		InitialRefreshToken: g.InitialRefreshToken,
 		PerKey:              !g.Interactive && g.usesKey(),
 		ClientPerKey:        usesKey(g.Endpoint.Client.ID) || usesKey(g.Endpoint.Client.Secret),
+		Timeout:             g.timeout(),
 		SameEndpoint:        g.RefreshEndpoint == nil || g.RefreshEndpoint.URL.Text() == g.Endpoint.URL.Text(),
 	}
+}
+
+// timeout is how long the longest of the grant's calls may take.
+func (g *EndpointGrant) timeout() time.Duration {
+	longest := g.Endpoint.Longest()
+	if g.RefreshEndpoint != nil {
+		longest = max(longest, g.RefreshEndpoint.Longest())
+	}
+	return longest
 }
 
 // usesKey reports whether the grant's call depends on the key.

@@ -46,7 +46,9 @@ type Config struct {
 	// unless it asks for more itself (Retry-After). A request that waits brings one
 	// forward, at most one a second. Default: 30s.
 	RetryMax time.Duration
-	// RenewalTimeout bounds one renewal, all its calls together. Default: 1m.
+	// RenewalTimeout bounds one renewal until its last call begins, and each of its
+	// calls. Default: 1m, or as long as the grant's calls may take, a refresh and
+	// then a grant with what they wait for, if that is longer.
 	RenewalTimeout time.Duration
 	// Lazy: the first token of a source without keys is obtained when it is wanted,
 	// not by [Source.Resume].
@@ -71,14 +73,14 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-func (c *Config) setDefaults() {
+func (c *Config) setDefaults(g *GrantInfo) {
 	setDefault(&c.Lifetime.Default, time.Hour)
 	setDefault(&c.RefreshAhead.Fraction, 0.2)
 	setDefault(&c.RefreshAhead.Max, 5*time.Minute)
 	setDefault(&c.MinInterval, time.Second)
 	setDefault(&c.MaxWait, 5*time.Second)
 	setDefault(&c.RetryMax, 30*time.Second)
-	setDefault(&c.RenewalTimeout, time.Minute)
+	setDefault(&c.RenewalTimeout, max(time.Minute, 2*g.Timeout+queueWait))
 	setDefault(&c.MaxKeys, 100_000)
 	c.Breaker.SetDefaults()
 	if c.Observer == nil {
@@ -143,8 +145,8 @@ func New(cfg Config) (*Source, error) {
 	if g, ok := cfg.Grant.(*EndpointGrant); ok && (g == nil || g.Endpoint == nil) {
 		return nil, fmt.Errorf("token source %s: the grant's Endpoint is required", cfg.Name)
 	}
-	cfg.setDefaults()
 	info := cfg.Grant.Info()
+	cfg.setDefaults(&info)
 	codec, err := tokenstore.NewCodec(cfg.StorageKeys)
 	if err != nil {
 		return nil, fmt.Errorf("token source %s: %w", cfg.Name, err)

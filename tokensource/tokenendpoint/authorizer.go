@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"time"
 )
 
 // Authorizer authorizes calls of an endpoint by the tokens of another source.
@@ -13,6 +14,8 @@ type Authorizer interface {
 	// Identity says what its tokens belong to, without a secret in it. It is part
 	// of the identity of what the endpoint issues.
 	Identity() string
+	// Longest is how long a token call of the other source may take.
+	Longest() time.Duration
 	// Token returns a token for the values of vars that choose it.
 	Token(ctx context.Context, vars Lookup) (Authorization, error)
 	// Renew returns the token to use in place of one that the endpoint refused.

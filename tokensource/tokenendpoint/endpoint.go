@@ -1,6 +1,7 @@
 package tokenendpoint
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -126,11 +127,7 @@ func (ep *Endpoint) Call(ctx context.Context, call string, params []Param, vars 
 // attempt makes one call. Every attempt is authenticated anew: assertions are
 // good for one.
 func (ep *Endpoint) attempt(ctx context.Context, call string, params []Param, vars Lookup, bearer Authorization) (*Response, error) {
-	timeout := ep.Timeout
-	if timeout == 0 {
-		timeout = DefaultTimeout
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, ep.timeout(), errTimeout)
 	defer cancel()
 
 	req, secrets, err := ep.newRequest(ctx, params, ep.withOwnVars(vars), bearer)
@@ -166,6 +163,17 @@ func (ep *Endpoint) attempt(ctx context.Context, call string, params []Param, va
 		return nil, fail
 	}
 	return ep.Response.read(fail, res, body, secrets)
+}
+
+func (ep *Endpoint) timeout() time.Duration { return cmp.Or(ep.Timeout, DefaultTimeout) }
+
+// Longest is how long [Endpoint.Call] may take: its Timeout, or, where another
+// source authorizes it, two attempts with a call of that source before each.
+func (ep *Endpoint) Longest() time.Duration {
+	if ep.Bearer == nil {
+		return ep.timeout()
+	}
+	return 2 * (ep.timeout() + ep.Bearer.Longest())
 }
 
 // withOwnVars adds the variables of one attempt.
