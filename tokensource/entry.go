@@ -23,7 +23,7 @@ type entry struct {
 	unsaved unsaved
 	flight  *renewal    // the renewal that runs, if any
 	failure failure     // of the last renewal; zero after one that worked
-	renewed time.Time   // when a token call last brought a token
+	renewed time.Time   // when a renewal that the API asked for last brought a token
 	code    *codeMemory // nil: none
 	timer   *time.Timer
 	evicted bool
@@ -88,6 +88,9 @@ func (e *entry) finish(r *renewal, t *Token, err error, now time.Time) (newlyLos
 			e.unsaved = unsaved{} // what was not stored is past
 		}
 		e.tok = t
+		if r.forced == nil && r.why != ReasonCode { // after a code it may be another account's
+			t.follow(before, now)
+		}
 	}
 	switch {
 	case r.why == reasonResume:
@@ -101,7 +104,7 @@ func (e *entry) finish(r *renewal, t *Token, err error, now time.Time) (newlyLos
 	case err == nil && r.aside:
 	case err == nil:
 		e.failure, e.deadRefresh = failure{}, ""
-		if r.via != viaStore {
+		if r.forced != nil && r.via != viaStore {
 			e.renewed = now
 		}
 	case r.why == reasonWrite:

@@ -410,7 +410,8 @@ func (r *renewal) take(ctx context.Context, cur *Token, res *tokenendpoint.Respo
 	// The provider began to count at some time during the call: at its beginning,
 	// to be sure.
 	t.live(r.asked, expiryOf(res.Lifetime, s.cfg.Lifetime), s.cfg.RefreshAhead, random())
-	t.generation, t.byCode = 1, r.code
+	t.took = max(time.Since(r.asked), 0)
+	t.generation, t.byCode, t.own = 1, r.code, true
 	if cur != nil {
 		t.generation = cur.generation + 1
 	}

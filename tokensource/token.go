@@ -23,14 +23,20 @@ type Token struct {
 	fields        []tokenendpoint.Field
 
 	issued time.Time
-	due    time.Time // zero: never
-	expiry time.Time // zero: never
+	took   time.Duration // from issued until this process had it
+	due    time.Time     // zero: never
+	expiry time.Time     // zero: never
 
 	generation uint64
 	header     [1]string
 	byCode     bool        // a person brought it
+	own        bool        // this process obtained it; else it came from the store
 	accepted   atomic.Bool // an API took it
 	orphan     atomic.Bool // its refresh token is refused for good
+
+	// predecessor is the token that this one replaced while it still worked; nil:
+	// none, or no longer. See follow.
+	predecessor atomic.Pointer[Token]
 }
 
 const redacted = "[redacted]"
@@ -77,8 +83,8 @@ func (t *Token) Generation() uint64 { return t.generation }
 func (t *Token) withGeneration(n uint64) *Token {
 	c := newToken(t.AccessToken(), t.refresh)
 	c.tokenType, c.fields, c.generation = t.tokenType, t.fields, n
-	c.issued, c.due, c.expiry = t.issued, t.due, t.expiry
-	c.byCode = t.byCode
+	c.issued, c.took, c.due, c.expiry = t.issued, t.took, t.due, t.expiry
+	c.byCode, c.own = t.byCode, t.own
 	c.accepted.Store(t.accepted.Load())
 	return c
 }
@@ -89,6 +95,43 @@ func (t *Token) withGeneration(n uint64) *Token {
 func (t *Token) Accepted() {
 	if !t.accepted.Load() {
 		t.accepted.Store(true)
+		t.predecessor.Store(nil)
+	}
+}
+
+// Worked reports whether an API took the token.
+func (t *Token) Worked() bool { return t.accepted.Load() }
+
+// Received is when this process obtained the token, or, if it came from the
+// store, when it was issued.
+func (t *Token) Received() time.Time { return t.issued.Add(t.took) }
+
+// Predecessor returns the token that this one replaced ahead of its expiry, as
+// long as that one lives and no API has taken this one; nil: there is none. An
+// API that does not know a new token yet still takes the one before.
+func (t *Token) Predecessor() *Token {
+	p := t.predecessor.Load()
+	if stateAt(time.Now(), p) == expired {
+		return nil
+	}
+	return p
+}
+
+// keepPredecessor bounds how long a token that nobody uses keeps the one before
+// it in memory.
+const keepPredecessor = time.Minute
+
+// follow makes p the token's predecessor, if p worked and lives. The token is
+// not handed out yet. At most one token is kept: p gives up its own.
+func (t *Token) follow(p *Token, now time.Time) {
+	switch {
+	case p == nil || p == t:
+	case p.AccessToken() == t.AccessToken(): // it is the same token, accepted as before
+		t.accepted.Store(p.accepted.Load())
+	case p.accepted.Load() && stateAt(now, p) != expired:
+		p.predecessor.Store(nil)
+		t.predecessor.Store(p)
+		time.AfterFunc(keepPredecessor, func() { t.predecessor.Store(nil) })
 	}
 }
 
