@@ -88,9 +88,9 @@ func (e *entry) finish(r *renewal, t *Token, err error, now time.Time) (newlyLos
 			e.unsaved = unsaved{} // what was not stored is past
 		}
 		e.tok = t
-		if r.forced == nil && r.why != ReasonCode { // after a code it may be another account's
-			t.follow(before, now)
-		}
+		// What the API refused does not serve on, and what was there before a code may
+		// be another account's.
+		t.follow(before, r.forced == nil && r.why != ReasonCode, now)
 	}
 	switch {
 	case r.why == reasonResume:

@@ -121,15 +121,15 @@ func (t *Token) Predecessor() *Token {
 // it in memory.
 const keepPredecessor = time.Minute
 
-// follow makes p the token's predecessor, if p worked and lives. The token is
-// not handed out yet. At most one token is kept: p gives up its own.
-func (t *Token) follow(p *Token, now time.Time) {
+// follow tells the token, before it is handed out, which one it replaces. If keep
+// is set, and p worked and lives, it becomes the predecessor. At most one token is
+// kept: p, which was accepted, has given up its own.
+func (t *Token) follow(p *Token, keep bool, now time.Time) {
 	switch {
 	case p == nil || p == t:
 	case p.AccessToken() == t.AccessToken(): // it is the same token, accepted as before
 		t.accepted.Store(p.accepted.Load())
-	case p.accepted.Load() && stateAt(now, p) != expired:
-		p.predecessor.Store(nil)
+	case keep && p.accepted.Load() && stateAt(now, p) != expired:
 		t.predecessor.Store(p)
 		time.AfterFunc(keepPredecessor, func() { t.predecessor.Store(nil) })
 	}
