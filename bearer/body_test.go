@@ -256,3 +256,22 @@ func TestNoBody(t *testing.T) {
 		b.release()
 	}
 }
+
+// TestBodyReopened: net/http sends it again by itself, whole or not at all.
+func TestBodyReopened(t *testing.T) {
+	b, _ := capture(iotest.OneByteReader(strings.NewReader(whole)), -1, 10)
+	one := b.open()
+	_, _ = io.ReadFull(one, make([]byte, 5))
+	two, err := b.getBody()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = one.Close()
+	if got := readAll(t, two); got != whole {
+		t.Errorf("it is %q", got)
+	}
+	if _, err := b.getBody(); !errors.Is(err, errBodyGone) {
+		t.Errorf("more was read than is remembered: %v", err)
+	}
+	b.release()
+}

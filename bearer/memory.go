@@ -128,8 +128,8 @@ func (m *memory) doubt(k tokensource.Key, token *tokensource.Token, now time.Tim
 }
 
 // hadItsTime notes that a token is refused that is no longer young. If it was
-// refused when it was young as well, waiting is no use until the API accepts
-// one.
+// refused when it was young as well, it is not the API's slowness, until the API
+// accepts one.
 func (m *memory) hadItsTime(k tokensource.Key, token *tokensource.Token, now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

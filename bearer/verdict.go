@@ -92,13 +92,16 @@ func (e *evidence) judge() decision {
 		return decision{why: ReplayRequest, verdict: tokensource.Neutral}
 	case e.works && !e.worked && !last:
 		return decision{do: sendAgain} // it has just become known
-	case !e.worked && e.young && !e.hopeless:
+	case !e.worked && e.young:
 		switch {
 		case last:
 		case e.predecessor:
 			return decision{do: sendPredecessor}
 		case e.waits < len(settleWaits) && e.patient:
 			return decision{do: sendLater, wait: settleWaits[e.waits]}
+		}
+		if e.hopeless && !e.works { // as the one before it, which had its time
+			return decision{why: ReplayRefused, verdict: tokensource.Fails, remember: e.renewed}
 		}
 		// It is too young to be held against anyone. If it turns out to work for
 		// others, the renewal that brought it did not help this request.

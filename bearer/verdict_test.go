@@ -56,7 +56,8 @@ func TestDecide(t *testing.T) {
 		"young, not again":          {func(e *evidence) { e.young, e.replayable = true, false }, pass(ReplayBodyGone, neutral)},
 		"predecessor, not again":    {func(e *evidence) { e.young, e.predecessor, e.replayable = true, true, false }, pass(ReplayBodyGone, neutral)},
 		"grew old in its waits":     {func(e *evidence) { e.waits, e.sendings, e.again = 3, 4, true }, decision{do: renew}},
-		"young, but hopeless":       {func(e *evidence) { e.young, e.hopeless = true, true }, decision{do: renew}},
+		"young, hopeless":           {func(e *evidence) { e.young, e.hopeless = true, true }, decision{do: sendLater, wait: 300 * time.Millisecond}},
+		"young, hopeless, the end":  {func(e *evidence) { e.young, e.hopeless, e.waits, e.sendings = true, true, 3, 4 }, pass(ReplayRefused, fails)},
 		"became known meanwhile":    {func(e *evidence) { e.young, e.works = true, true }, decision{do: sendAgain}},
 		"became known, old by now":  {func(e *evidence) { e.works = true }, decision{do: sendAgain}},
 		"became known, not again":   {func(e *evidence) { e.works, e.replayable = true, false }, pass(ReplayBodyGone, neutral)},
@@ -71,7 +72,7 @@ func TestDecide(t *testing.T) {
 		"renewed, young, others work":        {func(e *evidence) { e.worked, e.works, e.renewed, e.young = true, true, true, true }, remembered(pass(ReplayRequest, neutral))},
 		"renewed, others, not again":         {func(e *evidence) { e.worked, e.works, e.renewed, e.replayable = true, true, true, false }, remembered(pass(ReplayRequest, neutral))},
 		"renewed, nothing works":             {func(e *evidence) { e.renewed, e.sendings = true, 2 }, remembered(pass(ReplayRefused, fails))},
-		"renewed, nothing works, hopeless":   {func(e *evidence) { e.renewed, e.young, e.hopeless = true, true, true }, remembered(pass(ReplayRefused, fails))},
+		"renewed, nothing works, hopeless":   {func(e *evidence) { e.renewed, e.young, e.hopeless, e.sendings = true, true, true, 5 }, remembered(pass(ReplayRefused, fails))},
 		"renewed, nothing works, a person's": {func(e *evidence) { e.renewed, e.renewable = true, false }, remembered(pass(ReplayRefused, fails))},
 
 		// what is remembered
