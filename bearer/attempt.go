@@ -3,28 +3,31 @@ package bearer
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
 )
 
-// attempt is the sending of one request: with a token, and once more with
-// another if the API refuses the first.
+// attempt is the sending of one request: with a token, and again if the API
+// refuses it and there is reason to think that this helps.
 type attempt struct {
 	t      *Transport
 	req    *http.Request
 	key    tokensource.Key
 	values []string // the key's, for templates
 	body   *capturedBody
+	// blamed is the refusal that counts for the breaker; nil: there is none.
+	blamed *blamed
 }
 
 // run sends the request. The verdict is for the API's breaker.
 func (a *attempt) run(token *tokensource.Token) (*http.Response, tokensource.Verdict, error) {
 	defer a.body.release()
+	worked := token.Worked()
 	res, refused, err := a.send(token)
 	switch {
 	case err != nil:
@@ -32,25 +35,11 @@ func (a *attempt) run(token *tokensource.Token) (*http.Response, tokensource.Ver
 	case !refused:
 		return a.accepted(res, token)
 	}
-	next, why := a.anotherToken(token)
-	if why != "" {
-		return a.passOn(res, why)
-	}
-	a.discard(res)
-	res, refused, err = a.send(next)
-	switch {
-	case err != nil:
-		a.t.observer.Replay(ReplayError)
-		a.t.observer.Request(ResultError)
-		if a.body.touched() {
-			err = lastError{err}
-		}
-		return nil, tokensource.Neutral, err
-	case refused:
-		return a.passOn(res, ReplayRefused)
-	}
-	a.t.observer.Replay(ReplayOK)
-	return a.accepted(res, next)
+	// A copy: so the attempt of a request that is accepted at once stays off the heap.
+	r := retry{attempt: *a, res: res, token: token, worked: worked, sendings: 1, since: time.Now()}
+	res, verdict, err := r.run()
+	a.blamed = r.blamed
+	return res, verdict, err
 }
 
 // injectError: the token could not be put into the request.
@@ -64,6 +53,9 @@ func (a *attempt) send(token *tokensource.Token) (*http.Response, bool, error) {
 	}
 	if a.body != nil {
 		out.Body = a.body.open()
+		if out.GetBody == nil {
+			out.GetBody = a.body.getBody
+		}
 		if a.body.trailer != nil {
 			out.Trailer = a.body.trailer
 		}
@@ -100,6 +92,9 @@ func (a *attempt) accepted(res *http.Response, token *tokensource.Token) (*http.
 		return res, tokensource.Neutral, nil // out of order: says nothing of the token
 	}
 	token.Accepted()
+	if m := &a.t.breakers.memory; m.watching.Load() != 0 {
+		m.accepted(a.key, a.req, res.StatusCode, time.Now())
+	}
 	return res, tokensource.Works, nil
 }
 
@@ -125,51 +120,6 @@ func keepPrivate(h http.Header) {
 	h["Cache-Control"] = append(slices.Clone(cc), "private")
 }
 
-// anotherToken renews the refused token and makes the body ready to be sent
-// again; why is not empty if that is impossible.
-func (a *attempt) anotherToken(refused *tokensource.Token) (next *tokensource.Token, why Replay) {
-	src := a.t.Source
-	if !src.CanRenew(refused) {
-		return nil, ReplayNeedPerson
-	}
-	ctx, key := a.req.Context(), a.key
-	if !a.body.replayable() {
-		// The next request wants a good token all the same.
-		go func() { _, _ = src.Renew(context.WithoutCancel(ctx), key, refused) }()
-		return nil, ReplayBodyGone
-	}
-	next, err := src.Renew(ctx, key, refused)
-	switch {
-	case errors.Is(err, tokensource.ErrAuthorizationRequired):
-		return nil, ReplayNeedPerson
-	case err != nil: // also when the endpoint issued the refused token again
-		return nil, ReplayNoToken
-	}
-	if err := a.body.rewind(ctx); err != nil {
-		return nil, ReplayBodyGone
-	}
-	return next, ""
-}
-
-// proxyStatusOf explains in Proxy-Status (RFC 9209) why a refusal was passed on.
-var proxyStatusOf = map[Replay]string{
-	ReplayRefused:    "token refused again after its renewal",
-	ReplayNoToken:    "token refused and not renewed",
-	ReplayBodyGone:   "token refused; the request's body cannot be sent again",
-	ReplayNeedPerson: "token refused; only a person can replace it",
-}
-
-// passOn hands the API's refusal to the app, as it came.
-func (a *attempt) passOn(res *http.Response, why Replay) (*http.Response, tokensource.Verdict, error) {
-	a.t.observer.Replay(why)
-	a.t.observer.Request(ResultRefused)
-	res.Header.Add("Proxy-Status", fmt.Sprintf("caddy-bearer; received-status=%d; details=%q", res.StatusCode, proxyStatusOf[why]))
-	if why == ReplayBodyGone {
-		return res, tokensource.Neutral, nil // a new token may well be good
-	}
-	return res, tokensource.Fails, nil
-}
-
 // lastError is an error after which the request must not be sent to another
 // upstream: its body was read. Caddy retries what it finds to be a DialError,
 // net/http what may be sent again, and both would send nothing for a body. So the error keeps what it says, and
@@ -191,14 +141,3 @@ func (e lastError) Timeout() bool {
 
 // Temporary implements net.Error.
 func (lastError) Temporary() bool { return false }
-
-// discard lets go of the first answer. Where it is short the rest is read, so
-// that its connection can be used again. Where it came before the whole body was
-// read, rewind has ended the connection: the other side may be about to close.
-func (a *attempt) discard(res *http.Response) {
-	const short = 64 << 10
-	if res.ContentLength >= 0 && res.ContentLength <= short {
-		drain(res.Body, short)
-	}
-	_ = res.Body.Close()
-}

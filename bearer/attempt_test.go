@@ -7,7 +7,6 @@ import (
 	"net/http/httptest"
 	"sync/atomic"
 	"testing"
-	"time"
 )
 
 // TestEarlyRefusalEndsItsConnection: a server that refuses before it has read
@@ -53,20 +52,14 @@ func TestEarlyRefusalEndsItsConnection(t *testing.T) {
 	}
 	go func() { _, _ = io.WriteString(w, whole[:10]) }()
 	refused := send()
-	rewound := make(chan error)
-	go func() { rewound <- b.rewind(t.Context()) }()
-	for cut := false; !cut; { // rewind waits for the rest
-		<-time.After(time.Millisecond)
-		b.mu.Lock()
-		cut = b.reader == nil
-		b.mu.Unlock()
+	if !b.rewind() {
+		t.Fatal("not rewound")
 	}
-	_, _ = io.WriteString(w, whole[10:])
-	_ = w.Close()
-	if err := <-rewound; err != nil {
-		t.Fatal(err)
-	}
-	(&attempt{body: b}).discard(refused)
+	discard(refused)
+	go func() {
+		_, _ = io.WriteString(w, whole[10:])
+		_ = w.Close()
+	}()
 	res := send()
 	defer res.Body.Close()
 	if got := readAll(t, res.Body); got != whole {

@@ -1,7 +1,6 @@
 package bearer
 
 import (
-	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -10,8 +9,9 @@ import (
 
 // capturedBody is a request body that remembers what was read of it, up to a
 // limit, so that it can be sent again whole. It remembers while the body
-// streams, not before: nothing waits for a slow client, and an answer that
-// comes early leaves the rest unread until a second sending wants it.
+// streams, not before: nothing waits for a slow client. A further sending gets
+// what is remembered, and then the rest as the client sends it: the client may
+// be waiting for the answer.
 //
 // net/http may still be reading a body when the answer to it arrives, and
 // closes it later; Caddy's own body, once closed, cannot be read on. So a
@@ -20,8 +20,10 @@ import (
 //
 // A nil capturedBody is that of a request without one.
 type capturedBody struct {
-	max int64
+	max int64 // how much is remembered
 	src io.ReadCloser
+	// getBody is reopen, as [http.Request.GetBody].
+	getBody func() (io.ReadCloser, error)
 	// atEnd is called when the source has ended, before its reader hears of it.
 	atEnd func()
 	// trailer is what is sent after it; nil: the request announced no trailers.
@@ -33,26 +35,31 @@ type capturedBody struct {
 	mu      sync.Mutex
 	buf     []byte
 	err     error // the source's end: io.EOF, or a failure
-	over    bool  // more came than is remembered
+	over    bool  // more was read than is remembered: it cannot be sent again
 	final   bool  // nothing will be sent again: no more remembering
 	closed  bool  // the current reader was closed
 	reader  *bodyReader
+	first   bodyReader // saves an allocation
 }
 
 // bodyBuffers are reused: most requests are never sent again.
 var bodyBuffers = sync.Pool{New: func() any { return new([]byte) }}
 
-// captureBody takes over the request's body; nil if it has none.
+// captureBody takes over the request's body; nil if it has none. Of one that is
+// known to be too long nothing is remembered: it can be sent again only as long
+// as nothing of it was read.
 func captureBody(req *http.Request, limit int64) *capturedBody {
 	if req.Body == nil || req.Body == http.NoBody {
 		return nil
 	}
-	b := &capturedBody{max: limit, src: req.Body, reading: make(chan struct{}, 1)}
-	if limit <= 0 || req.ContentLength > limit {
-		b.over, b.final = true, true
-		return b
+	b := &capturedBody{max: max(limit, 0), src: req.Body, reading: make(chan struct{}, 1)}
+	b.getBody = b.reopen
+	if req.ContentLength > b.max {
+		b.max = 0
 	}
-	b.buf = (*bodyBuffers.Get().(*[]byte))[:0]
+	if b.max > 0 {
+		b.buf = (*bodyBuffers.Get().(*[]byte))[:0]
+	}
 	return b
 }
 
@@ -61,8 +68,35 @@ func captureBody(req *http.Request, limit int64) *capturedBody {
 func (b *capturedBody) open() io.ReadCloser {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.reader, b.closed = &bodyReader{body: b}, false
-	return b.reader
+	return b.openLocked()
+}
+
+func (b *capturedBody) openLocked() io.ReadCloser {
+	r := &b.first
+	if r.body != nil {
+		r = new(bodyReader)
+	}
+	r.body = b
+	b.reader, b.closed = r, false
+	return r
+}
+
+// reopen is open for net/http, which sends a request again by itself when it
+// knows that the other side has not processed it: after GOAWAY, or on a
+// connection that turns out to be dead.
+func (b *capturedBody) reopen() (io.ReadCloser, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.whole() {
+		return nil, errBodyGone
+	}
+	return b.openLocked(), nil
+}
+
+// whole reports whether everything that was read is remembered. The caller
+// holds b.mu.
+func (b *capturedBody) whole() bool {
+	return !b.over && !b.final && (b.err == nil || errors.Is(b.err, io.EOF))
 }
 
 // replayable reports whether the body can be sent again, so far as is known:
@@ -73,45 +107,32 @@ func (b *capturedBody) replayable() bool {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return !b.over && (b.err == nil || errors.Is(b.err, io.EOF))
+	return b.whole()
 }
 
 var errBodyGone = errors.New("the request's body cannot be sent again")
 
-// rewind cuts off the reader in use and makes sure that the whole body is
-// remembered, reading what is left of it. The connection of the first sending
-// ends with that, if it was not done: it must not be used for the second one,
-// for a server that answers early is likely to close it.
-func (b *capturedBody) rewind(ctx context.Context) error {
+// rewind cuts off the reader in use, if the body can be sent again. From then on
+// whatever a reading under way brings is remembered for the next reader. The
+// connection of the first sending ends with that, if it was not done: it must
+// not be used for the second one, for a server that answers early is likely to
+// close it.
+func (b *capturedBody) rewind() bool {
 	if b == nil {
-		return nil
+		return true
 	}
 	b.mu.Lock()
-	b.reader = nil
-	b.mu.Unlock()
-	chunk := make([]byte, 4<<10)
-	for {
-		b.mu.Lock()
-		over, err := b.over, b.err
-		b.mu.Unlock()
-		switch {
-		case over, err != nil && !errors.Is(err, io.EOF):
-			return errBodyGone
-		case err != nil:
-			return nil
-		}
-		select { // a read that is under way ends when the client sends, or goes
-		case b.reading <- struct{}{}:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		_, _ = b.readSource(chunk)
-		<-b.reading
+	defer b.mu.Unlock()
+	if !b.whole() {
+		return false
 	}
+	b.reader = nil
+	return true
 }
 
-// readSource reads on, remembering. The caller holds b.reading.
-func (b *capturedBody) readSource(p []byte) (int, error) {
+// readSource reads on for a reader, remembering. The caller holds b.reading, and
+// the reader has read all that is remembered.
+func (b *capturedBody) readSource(r *bodyReader, p []byte) (int, error) {
 	b.mu.Lock()
 	err := b.err
 	b.mu.Unlock()
@@ -125,15 +146,24 @@ func (b *capturedBody) readSource(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.err = err
-	if n == 0 || b.final {
-		return n, err
-	}
-	if int64(len(b.buf)+n) > b.max {
-		b.over, b.final = true, true
+	switch {
+	case b.reader != r:
+		// It was cut off meanwhile. The next reader needs these bytes, however many
+		// are remembered.
+		if b.reader != nil || !b.final {
+			b.buf = append(b.buf, p[:n]...)
+			b.over = b.over || int64(len(b.buf)) > b.max
+		}
+		return 0, errBodyGone
+	case n == 0:
+	case b.final, b.over, int64(len(b.buf)+n) > b.max:
+		b.over = true
 		b.recycle()
-		return n, err
+		r.at = 0
+	default:
+		b.buf = append(b.buf, p[:n]...)
+		r.at = len(b.buf)
 	}
-	b.buf = append(b.buf, p[:n]...)
 	return n, err
 }
 
@@ -159,7 +189,7 @@ func (b *capturedBody) release() {
 			b.reader.at = 0
 		}
 		b.recycle()
-	} // else the second sending is still under way, from this memory
+	} // else the last sending is still under way, from this memory
 	closed := b.closed || b.reader == nil // nobody is left to close it
 	b.mu.Unlock()
 	if closed {
@@ -191,14 +221,11 @@ func (r *bodyReader) Read(p []byte) (int, error) {
 	}
 	b.reading <- struct{}{}
 	defer func() { <-b.reading }()
-	n, err := b.readSource(p)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.reader != r {
-		return 0, errBodyGone // what was read is remembered for the next reader
+	// The reader before this one may have been reading until now.
+	if n, err := r.remembered(p); n > 0 || err != nil {
+		return n, err
 	}
-	r.at = len(b.buf)
-	return n, err
+	return b.readSource(r, p)
 }
 
 // remembered reads from memory; 0 and no error when that is used up.

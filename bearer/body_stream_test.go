@@ -2,7 +2,6 @@ package bearer
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"strings"
@@ -10,7 +9,6 @@ import (
 	"testing"
 	"testing/iotest"
 	"testing/synctest"
-	"time"
 )
 
 // TestBodyUnderWay: the answer arrives while a slow client is being read. What
@@ -30,9 +28,15 @@ func TestBodyUnderWay(t *testing.T) {
 		}()
 		_, _ = w.Write([]byte(whole[:10]))
 		synctest.Wait() // one waits for more
-		rewound := make(chan error)
-		go func() { rewound <- b.rewind(t.Context()) }()
-		synctest.Wait()
+		if !b.rewind() {
+			t.Fatal("not rewound")
+		}
+		second := make(chan string)
+		go func() {
+			text, _ := io.ReadAll(b.open())
+			second <- string(text)
+		}()
+		synctest.Wait() // it has what is remembered, and waits for the same client
 		go func() {
 			for _, c := range []byte(whole[10:]) {
 				_, _ = w.Write([]byte{c})
@@ -42,28 +46,65 @@ func TestBodyUnderWay(t *testing.T) {
 		if err := <-first; !errors.Is(err, errBodyGone) {
 			t.Errorf("the first sending goes on: %v", err)
 		}
-		if err := <-rewound; err != nil {
-			t.Fatal(err)
-		}
-		if got := readAll(t, b.open()); got != whole {
+		if got := <-second; got != whole {
 			t.Errorf("the second sending is %q", got)
 		}
 		b.release()
 	})
 }
 
-// TestBodyRewindEnds: waiting for a slow client's body ends with the request.
-func TestBodyRewindEnds(t *testing.T) {
+// TestBodyUnderWayTooMuch: what the reading under way brings belongs to the
+// second sending, also if it is more than would be remembered, and also if the
+// answer is final by then.
+func TestBodyUnderWayTooMuch(t *testing.T) {
+	for _, released := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			client, w := io.Pipe()
+			b, _ := capture(client, -1, 12)
+			one := b.open()
+			go func() { _, _ = io.ReadAll(one) }()
+			_, _ = w.Write([]byte(whole[:10]))
+			synctest.Wait()
+			if !b.rewind() {
+				t.Fatal("not rewound")
+			}
+			two := b.open()
+			head := make([]byte, 10)
+			if _, err := io.ReadFull(two, head); err != nil || string(head) != whole[:10] {
+				t.Fatalf("%q, %v", head, err)
+			}
+			if released {
+				b.release()
+			}
+			_, _ = w.Write([]byte(whole[10:20])) // to the first reader, which is cut off
+			synctest.Wait()
+			go func() {
+				_, _ = w.Write([]byte(whole[20:]))
+				_ = w.Close()
+			}()
+			if got := readAll(t, two); got != whole[10:] {
+				t.Errorf("released %v: the second sending goes on with %q", released, got)
+			}
+			if b.rewind() {
+				t.Error("sent a third time")
+			}
+			b.release()
+			_ = two.Close()
+		})
+	}
+}
+
+// TestBodyRewindDoesNotWait: the client may send on only when it has heard the
+// answer.
+func TestBodyRewindDoesNotWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, w := io.Pipe()
 		b, _ := capture(client, -1, 1<<10)
 		one := b.open()
 		go func() { _, _ = one.Read(make([]byte, 10)) }()
 		synctest.Wait()
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		if err := b.rewind(ctx); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("got %v", err)
+		if !b.rewind() { // would deadlock the bubble
+			t.Error("not rewound")
 		}
 		b.release()
 		_ = w.Close()
@@ -112,8 +153,8 @@ func TestBodyBuffersStayApart(t *testing.T) {
 			for round := range 50 {
 				b, _ := capture(iotest.HalfReader(bytes.NewReader(mine)), -1, 1<<20)
 				_, _ = io.CopyN(io.Discard, b.open(), int64(round*i))
-				if err := b.rewind(context.Background()); err != nil {
-					t.Error(err)
+				if !b.rewind() {
+					t.Error("not rewound")
 					return
 				}
 				two := b.open()

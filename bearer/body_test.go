@@ -1,7 +1,6 @@
 package bearer
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -89,8 +88,8 @@ func TestBodyReplay(t *testing.T) {
 					if !b.replayable() {
 						t.Fatal("not replayable")
 					}
-					if err := b.rewind(t.Context()); err != nil {
-						t.Fatal(err)
+					if !b.rewind() {
+						t.Fatal("not rewound")
 					}
 					two := b.open()
 					if got := readAll(t, two); got != whole {
@@ -130,24 +129,55 @@ func TestBodyLimit(t *testing.T) {
 			if got := b.replayable(); got != c.replayable {
 				t.Errorf("replayable: %v, want %v", got, c.replayable)
 			}
-			if err := b.rewind(t.Context()); (err == nil) != c.replayable {
-				t.Errorf("rewind: %v", err)
+			if got := b.rewind(); got != c.replayable {
+				t.Errorf("rewind: %v", got)
 			}
 			b.release()
 		})
 	}
-	t.Run("proves too long when the rest is read", func(t *testing.T) {
-		b, _ := capture(strings.NewReader(whole), -1, 10)
+	t.Run("proves too long when it is sent again", func(t *testing.T) {
+		b, _ := capture(iotest.OneByteReader(strings.NewReader(whole)), -1, 10)
 		one := b.open()
-		if !b.replayable() {
-			t.Error("unread, it may still be short enough")
-		}
-		if err := b.rewind(t.Context()); !errors.Is(err, errBodyGone) {
-			t.Errorf("got %v", err)
+		_, _ = io.ReadFull(one, make([]byte, 5))
+		if !b.rewind() {
+			t.Error("it may still be short enough")
 		}
 		_ = one.Close()
+		if got := readAll(t, b.open()); got != whole {
+			t.Errorf("the second sending is %q", got)
+		}
+		if b.rewind() {
+			t.Error("sent a third time")
+		}
 		b.release()
 	})
+}
+
+// TestBodyUnread: what nothing was read of can be sent again, however long it is.
+func TestBodyUnread(t *testing.T) {
+	for name, c := range map[string]struct{ length, limit int64 }{
+		"known, long": {int64(len(whole)), 3}, "unknown": {-1, 3}, "nothing is remembered": {-1, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b, src := capture(iotest.OneByteReader(strings.NewReader(whole)), c.length, c.limit)
+			one := b.open()
+			_ = one.Close()
+			if !b.rewind() {
+				t.Fatal("not rewound")
+			}
+			two := b.open()
+			if got := readAll(t, two); got != whole {
+				t.Errorf("the second sending is %q", got)
+			}
+			if b.rewind() {
+				t.Error("sent a third time")
+			}
+			b.release()
+			if _ = two.Close(); src.closes() != 1 {
+				t.Errorf("closed %d times", src.closes())
+			}
+		})
+	}
 }
 
 // TestBodyBroken: a client that fails in mid-body is not completed by a replay.
@@ -160,8 +190,8 @@ func TestBodyBroken(t *testing.T) {
 	if b.replayable() {
 		t.Error("replayable")
 	}
-	if err := b.rewind(t.Context()); !errors.Is(err, errBodyGone) {
-		t.Errorf("rewind: %v", err)
+	if _, err := b.getBody(); b.rewind() || !errors.Is(err, errBodyGone) {
+		t.Errorf("rewound, or GetBody: %v", err)
 	}
 }
 
@@ -178,7 +208,7 @@ func TestBodyClose(t *testing.T) {
 		"never sent":                        {func(b *capturedBody) { b.release() }, 1},
 		"the first reader late": {func(b *capturedBody) {
 			one := b.open()
-			_ = b.rewind(context.Background())
+			_ = b.rewind()
 			two := b.open()
 			_ = one.Close()
 			b.release()
@@ -187,9 +217,23 @@ func TestBodyClose(t *testing.T) {
 		"too long to be sent again": {func(b *capturedBody) {
 			b.max = 1
 			one := b.open()
-			_ = b.rewind(context.Background())
+			_, _ = io.ReadAll(one)
+			_ = b.rewind()
 			_ = one.Close()
 			b.release()
+		}, 1},
+		"cut off, and not sent again": {func(b *capturedBody) {
+			one := b.open()
+			_ = b.rewind()
+			_ = one.Close()
+			b.release()
+		}, 1},
+		"sent again by net/http": {func(b *capturedBody) {
+			one := b.open()
+			_ = one.Close()
+			two, _ := b.getBody()
+			b.release()
+			_ = two.Close()
 		}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -206,9 +250,28 @@ func TestBodyClose(t *testing.T) {
 func TestNoBody(t *testing.T) {
 	for _, body := range []io.ReadCloser{nil, http.NoBody} {
 		b := captureBody(&http.Request{Body: body}, 1<<10)
-		if b != nil || !b.replayable() || b.rewind(t.Context()) != nil {
+		if b != nil || !b.replayable() || !b.rewind() {
 			t.Errorf("%v: captured", body)
 		}
 		b.release()
 	}
+}
+
+// TestBodyReopened: net/http sends it again by itself, whole or not at all.
+func TestBodyReopened(t *testing.T) {
+	b, _ := capture(iotest.OneByteReader(strings.NewReader(whole)), -1, 10)
+	one := b.open()
+	_, _ = io.ReadFull(one, make([]byte, 5))
+	two, err := b.getBody()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = one.Close()
+	if got := readAll(t, two); got != whole {
+		t.Errorf("it is %q", got)
+	}
+	if _, err := b.getBody(); !errors.Is(err, errBodyGone) {
+		t.Errorf("more was read than is remembered: %v", err)
+	}
+	b.release()
 }

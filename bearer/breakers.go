@@ -13,12 +13,16 @@ import (
 // something to count: one user's revoked consent shuts nobody else out, and a
 // million users who are well cost nothing. A breaker opens when the API keeps
 // refusing tokens; then one request at a time tries whether it still does.
+//
+// They also hold what refusals have taught of the API, for a minute: which
+// requests no new token cures.
 type Breakers struct {
 	settings tokensource.BreakerSettings
 	log      *slog.Logger
 	counting atomic.Int64 // how many there are: mostly none
 	mu       sync.Mutex
 	byKey    map[tokensource.Key]*keyBreaker
+	memory   memory
 }
 
 // keyBreaker is one key's. It remembers the token whose refusals it counts.
@@ -26,6 +30,7 @@ type keyBreaker struct {
 	*tokensource.Breaker
 	token *tokensource.Token
 	last  atomic.Int64 // when it last got a verdict (Unix nanoseconds)
+	count atomic.Int64 // the refusals since it was made
 }
 
 // probeDeadline is how long a half-open breaker waits for its probe.
@@ -44,10 +49,11 @@ func NewBreakers(s tokensource.BreakerSettings, log *slog.Logger) *Breakers {
 // Settings returns the settings, with their defaults.
 func (bs *Breakers) Settings() tokensource.BreakerSettings { return bs.settings }
 
-// allow asks whether a request may be sent. If so, done takes its verdict. A
+// allow asks whether a request may be sent. If so, done takes its verdict, and
+// the refusal if it is one. A
 // token that only a person can replace (renewable is false) and that was
 // replaced starts with a clean slate: what was counted is of the old one.
-func (bs *Breakers) allow(k tokensource.Key, token *tokensource.Token, renewable bool) (done func(tokensource.Verdict), err error) {
+func (bs *Breakers) allow(k tokensource.Key, token *tokensource.Token, renewable bool) (done func(tokensource.Verdict, *blamed), err error) {
 	if bs.counting.Load() == 0 {
 		return bs.first(k, token), nil
 	}
@@ -65,27 +71,41 @@ func (bs *Breakers) allow(k tokensource.Key, token *tokensource.Token, renewable
 	if err != nil {
 		return nil, err
 	}
-	return func(v tokensource.Verdict) {
-		bs.report(k, b, report, v)
+	return func(v tokensource.Verdict, refusal *blamed) {
+		bs.report(k, b, report, v, refusal)
 		if v == tokensource.Works {
 			bs.forget(k, b)
 		}
 	}, nil
 }
 
-// report passes a verdict on, and tells when it changes the breaker's state.
-func (bs *Breakers) report(k tokensource.Key, b *keyBreaker, done func(tokensource.Verdict), v tokensource.Verdict) {
+// report passes a verdict on, and tells when it changes the breaker's state, and
+// after what.
+func (bs *Breakers) report(k tokensource.Key, b *keyBreaker, done func(tokensource.Verdict), v tokensource.Verdict, refusal *blamed) {
 	before := b.State()
 	b.last.Store(time.Now().UnixNano())
-	done(v)
-	if after := b.State(); after != before {
-		bs.log.Warn("the API's circuit breaker", "key", k.String(), "was", before, "is", after)
+	refusals := b.count.Load()
+	if v == tokensource.Fails {
+		refusals = b.count.Add(1)
 	}
+	done(v)
+	after := b.State()
+	if after == before {
+		return
+	}
+	attrs := []any{"key", k.String(), "was", before, "is", after, "refusals", refusals}
+	if refusal != nil {
+		attrs = append(attrs, "status", refusal.status, "method", refusal.method, "path", refusal.path)
+		if refusal.code != "" {
+			attrs = append(attrs, "error", refusal.code)
+		}
+	}
+	bs.log.Warn("the API's circuit breaker", attrs...)
 }
 
 // first makes a breaker when there is something to count.
-func (bs *Breakers) first(k tokensource.Key, token *tokensource.Token) func(tokensource.Verdict) {
-	return func(v tokensource.Verdict) {
+func (bs *Breakers) first(k tokensource.Key, token *tokensource.Token) func(tokensource.Verdict, *blamed) {
+	return func(v tokensource.Verdict, refusal *blamed) {
 		if v != tokensource.Fails {
 			return
 		}
@@ -99,7 +119,7 @@ func (bs *Breakers) first(k tokensource.Key, token *tokensource.Token) func(toke
 		}
 		bs.mu.Unlock()
 		if done, err := b.Allow(probeDeadline); err == nil {
-			bs.report(k, b, done, v)
+			bs.report(k, b, done, v, refusal)
 		}
 	}
 }

@@ -24,7 +24,7 @@ func testBreakers() *Breakers {
 func judge(bs *Breakers, k tokensource.Key, v tokensource.Verdict) error {
 	done, err := bs.allow(k, nil, true)
 	if err == nil {
-		done(v)
+		done(v, nil)
 	}
 	return err
 }
@@ -126,7 +126,7 @@ func TestBreakersOneProbe(t *testing.T) {
 				t.Errorf("a second probe: %v", err)
 			}
 		}
-		probe(tokensource.Fails)
+		probe(tokensource.Fails, nil)
 		if err := judge(bs, k, tokensource.Works); !errors.Is(err, tokensource.ErrBreakerOpen) {
 			t.Errorf("after a probe that failed: %v", err)
 		}
@@ -153,8 +153,8 @@ func TestBreakersHungProbe(t *testing.T) {
 		if err != nil {
 			t.Fatalf("no second probe: %v", err)
 		}
-		hung(tokensource.Fails)
-		next(tokensource.Works)
+		hung(tokensource.Fails, nil)
+		next(tokensource.Works, nil)
 		if err := judge(bs, k, tokensource.Works); err != nil || bs.Worst() != tokensource.BreakerClosed {
 			t.Errorf("after a good probe: %v, worst %v", err, bs.Worst())
 		}
@@ -209,7 +209,7 @@ func TestBreakerAfterALogin(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	done(tokensource.Fails)
+	done(tokensource.Fails, nil)
 	if _, err := bs.allow(k, testToken(t, "renewed"), true); err == nil {
 		t.Error("a renewed token passes an open breaker")
 	}

@@ -8,13 +8,17 @@
 //   - The token is put into it: as Authorization: Bearer, or where
 //     [Transport.Inject] says. Credentials that the request brings are removed.
 //   - If the API refuses the token ([AuthFailure]; status 401 unless told
-//     otherwise), the token is renewed once for all requests, and the request is
-//     sent again with the new one. For this the first [Transport.ReplayBody]
-//     bytes of its body are remembered while they are sent.
-//   - If that does not help, the caller gets the API's refusal as it came. Its
-//     header Proxy-Status says why.
-//   - If refusals go on, a circuit breaker opens ([Breakers]) and requests get an
-//     error at once, until a probe finds that tokens work again.
+//     otherwise), a token that worked is renewed once for all requests, and the
+//     request is sent again with the new one. For this the first
+//     [Transport.ReplayBody] bytes of its body are remembered while they are sent.
+//   - A token that is new may not be known at the API yet ([Transport.Settle]): the
+//     request waits and is sent again, or is sent with the token before.
+//   - If a new token is refused as well while it works for others, it is about the
+//     request, and none is renewed for it for a minute.
+//   - If nothing helps, the caller gets the API's refusal as it came. Its header
+//     Proxy-Status says why.
+//   - If refusals go on and nothing works, a circuit breaker opens ([Breakers]) and
+//     requests get an error at once, until a probe finds that tokens work again.
 //
 // The request itself is never modified. Answers pass as they come, except that
 // an answer to an accepted token is marked private for caches: they see a

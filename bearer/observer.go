@@ -25,17 +25,24 @@ type Replay string
 
 // The replays.
 const (
-	ReplayOK         Replay = "ok"           // sent again, and accepted
-	ReplayRefused    Replay = "refused"      // sent again, and refused again
-	ReplayError      Replay = "error"        // sent again, and no answer came
-	ReplayNoToken    Replay = "no_token"     // no other token to be had
-	ReplayBodyGone   Replay = "body_gone"    // the body cannot be sent again
-	ReplayNeedPerson Replay = "needs_person" // only a person can replace the token
+	ReplayOK          Replay = "ok"           // sent again with another token, and accepted
+	ReplaySettled     Replay = "settled"      // sent again with the same token, which the API had come to know
+	ReplayPredecessor Replay = "predecessor"  // sent again with the token before, which the API still takes
+	ReplayRefused     Replay = "refused"      // sent again with another token, and refused again
+	ReplayUnsettled   Replay = "unsettled"    // the token is new, and the API may not know it yet
+	ReplayRequest     Replay = "request"      // it is about the request: the token works for others
+	ReplayError       Replay = "error"        // sent again, and no answer came
+	ReplayNoToken     Replay = "no_token"     // no other token to be had
+	ReplayBodyGone    Replay = "body_gone"    // the body cannot be sent again
+	ReplayNeedPerson  Replay = "needs_person" // only a person can replace the token
 )
 
 // Replays lists all of them.
 func Replays() []Replay {
-	return []Replay{ReplayOK, ReplayRefused, ReplayError, ReplayNoToken, ReplayBodyGone, ReplayNeedPerson}
+	return []Replay{
+		ReplayOK, ReplaySettled, ReplayPredecessor, ReplayRefused, ReplayUnsettled, ReplayRequest,
+		ReplayError, ReplayNoToken, ReplayBodyGone, ReplayNeedPerson,
+	}
 }
 
 // nobody is the Observer of a transport without one.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
+	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/internal/plainhttp"
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
@@ -16,10 +17,13 @@ import (
 // [tokensource.Source] into every request. Credentials that the request
 // brings are removed, in any spelling.
 //
-// When the API refuses the token ([AuthFailure]), the token is renewed and the
-// request sent once more, if its body can be. The caller sees the refusal only
-// if that did not help, with the reason in the header Proxy-Status. A circuit
-// breaker for each key opens when refusals go on.
+// When the API refuses the token ([AuthFailure]), what is known of the token and
+// of the request decides: a token that worked is renewed and the request sent
+// once more, one that is new is given time to become known, and a request that
+// no new token cures does not cost one each time. The caller sees the refusal
+// only if none of that helped, with the reason in the header Proxy-Status. A
+// circuit breaker for each key opens when refusals go on and nothing works with
+// its tokens.
 //
 // Nothing is ever sent without a token: where there is none, RoundTrip returns
 // an [*Error]. Errors of Base are returned as they are, save one: when a body
@@ -57,6 +61,14 @@ type Transport struct {
 	// Default: 64 KiB.
 	ReplayBody int64
 
+	// For how long after it was obtained a token that the API has never accepted
+	// may not be known there yet. Within that time a refused request waits, up to
+	// 0.3, 1 and 2 seconds, and is sent again with the same token, or at once with
+	// the one before if that still works. The waits together are bounded by the
+	// source's MaxWait. At most a minute; negative: a new token is not given time.
+	// Default: 5s.
+	Settle time.Duration
+
 	// What counts as the API's refusal of a token. Default: status 401.
 	AuthFailure AuthFailure
 
@@ -78,6 +90,7 @@ type Transport struct {
 	failure  refusal
 	breakers *Breakers
 	replay   int64
+	settle   time.Duration
 	observer Observer
 }
 
@@ -86,6 +99,11 @@ type Transport struct {
 const NoBody int64 = -1
 
 const defaultReplayBody = 64 << 10
+
+// MaxSettle bounds [Transport.Settle]: for so long the token before is kept.
+const MaxSettle = time.Minute
+
+const defaultSettle = 5 * time.Second
 
 // Init checks the settings and gets ready. It calls nobody. RoundTrip does it
 // by itself; a program that calls Init learns of a mistake before the first
@@ -98,6 +116,10 @@ func (t *Transport) Init() error {
 func (t *Transport) init() {
 	if t.Source == nil {
 		t.err = errors.New("no Source")
+		return
+	}
+	if t.Settle > MaxSettle {
+		t.err = fmt.Errorf("Settle is %v: expected at most %v", t.Settle, MaxSettle)
 		return
 	}
 	if t.failure, t.err = newRefusal(&t.AuthFailure); t.err != nil {
@@ -117,6 +139,7 @@ func (t *Transport) init() {
 		t.observer = nobody{}
 	}
 	t.replay = cmp.Or(t.ReplayBody, defaultReplayBody)
+	t.settle = max(cmp.Or(t.Settle, defaultSettle), 0)
 }
 
 // defaultBase is net/http's default with room for many requests to one API.
@@ -133,7 +156,8 @@ func defaultBase() http.RoundTripper {
 	return base
 }
 
-// RoundTrip sends the request with a token, once or twice. It does not modify
+// RoundTrip sends the request with a token, once or, if the API refuses it, up to
+// five times. It does not modify
 // the request, and closes its body also when it returns an error.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err := t.Init(); err != nil {
@@ -193,7 +217,7 @@ func (t *Transport) Send(req *http.Request, key tokensource.Key, values []string
 	a := attempt{t: t, req: req, key: key, values: values, body: captureBody(req, t.replay)}
 	t.injector.captureTrailer(req, a.body)
 	res, verdict, err := a.run(token)
-	allowed(verdict)
+	allowed(verdict, a.blamed)
 	return res, err
 }
 

@@ -178,7 +178,7 @@ func TestRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			a, counts := &api{refuses: c.refuses}, new(counted)
-			tr := &bearer.Transport{Source: newSource(t, tokensource.Config{}), Base: a, ReplayBody: c.replay, Observer: counts}
+			tr := &bearer.Transport{Source: newSource(t, tokensource.Config{}), Base: a, ReplayBody: c.replay, Observer: counts, Settle: -1}
 			var content io.Reader
 			if c.content != "" {
 				content = hidden{strings.NewReader(c.content)}
@@ -206,11 +206,12 @@ func TestBreakerOpens(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := &api{refuses: []string{"*"}}
 		bs := bearer.NewBreakers(tokensource.BreakerSettings{TripAfter: 2, OpenFor: time.Minute}, nil)
-		tr := &bearer.Transport{Source: newSource(t, tokensource.Config{}), Base: a, Breakers: bs}
+		tr := &bearer.Transport{Source: newSource(t, tokensource.Config{}), Base: a, Breakers: bs, Settle: -1}
 		for range 2 {
 			if res, err := tr.RoundTrip(request(t, target, nil)); err != nil || res.StatusCode != http.StatusUnauthorized {
 				t.Fatal(res, err)
 			}
+			time.Sleep(time.Second)
 		}
 		sent := len(a.tokens)
 		_, err := tr.RoundTrip(request(t, target, nil))

@@ -21,7 +21,7 @@ func refuse(t *testing.T, bs *bearer.Breakers, k tokensource.Key) {
 			return 200, fmt.Sprintf(`{"access_token": "t%d", "expires_in": 3600}`, n)
 		})}),
 		Base:     fakeEndpoint(func(*http.Request) (int, string) { return http.StatusUnauthorized, "" }),
-		Breakers: bs,
+		Breakers: bs, Settle: -1,
 	}
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://api.example/", nil)
 	if err != nil {

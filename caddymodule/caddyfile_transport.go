@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 )
@@ -15,6 +16,7 @@ import (
 //	    query  <name> <value>
 //	    cookie <name> <value>
 //	    replay_body <size>
+//	    settle      <duration>|off
 //	    callers     <ranges...>
 //	    hosts       <names...>
 //	    allow_http  <hosts...>
@@ -73,12 +75,25 @@ func (t *Transport) options() options {
 		"query":        inject(func(name, value string) Injection { return Injection{Query: name, Value: value} }),
 		"cookie":       inject(func(name, value string) Injection { return Injection{Cookie: name, Value: value} }),
 		"replay_body":  sizeOption(&t.ReplayBody),
+		"settle":       settleOption(&t.Settle),
 		"callers":      callersOption(&t.Callers),
 		"hosts":        listOption(&t.Hosts, "<names...>"),
 		"allow_http":   listOption(&t.AllowHTTP, "<hosts...>"),
 		"auth_failure": {usage: "{ ... }", max: 0, parse: t.parseAuthFailure},
 		"breaker":      breakerOption(&t.Breaker),
 	}
+}
+
+// settleOption takes a duration, or off.
+func settleOption(field *caddy.Duration) option {
+	return option{usage: "<duration>|off", min: 1, max: 1, parse: func(d *caddyfile.Dispenser, args []string) (err error) {
+		if args[0] == "off" {
+			*field = -1
+			return nil
+		}
+		*field, err = parsePositive(d, args[0])
+		return err
+	}}
 }
 
 // callersOption takes addresses and ranges.

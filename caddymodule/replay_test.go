@@ -74,7 +74,7 @@ func (s *sidecar) post(t *testing.T, body string, chunked bool) *http.Response {
 func proxied(tokens *fakeAPI, upstreams, options string) string {
 	text := strings.Replace(reload(tokens, "", ""), "reverse_proxy "+tokens.URL, "reverse_proxy "+upstreams, 1)
 	text = strings.Replace(text, "token_source api {", "token_source api {\n\t\tmin_interval 1ns", 1)
-	return strings.Replace(text, "transport bearer api", options+"\n\t\ttransport bearer api", 1)
+	return strings.Replace(text, "transport bearer api", options+"\n\t\ttransport bearer api {\n\t\t\tsettle off\n\t\t}", 1)
 }
 
 // TestReplay is fault 22: the second sending has the whole body, whether the

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -24,17 +25,22 @@ func init() {
 // Transport is a reverse proxy transport that puts a valid token of a
 // [TokenSource] into every request. The app's own credentials are removed.
 //
-// When the API refuses the token (auth_failure), the token is renewed and the
-// request sent once more, if its body can be. The app sees the refusal only if
-// that was of no use, as it came, with the reason in Proxy-Status. A circuit
-// breaker, one for each key, opens when refusals go on.
+// When the API refuses the token (auth_failure), what is known decides. A token
+// that worked is renewed and the request sent once more, if its body can be. A
+// token that is new is given time to become known (settle). A request that no new
+// token cures does not cost one each time. The app sees the refusal only if none
+// of that was of use, as it came, with the reason in Proxy-Status. A circuit
+// breaker, one for each key, opens when refusals go on and nothing works with
+// the key's tokens.
 //
 // What the transport answers itself is application/problem+json; nothing is
 // ever sent without a token.
 //
-// All options of Caddy's http transport are options of this one too. Two
+// All options of Caddy's http transport are options of this one too. Three
 // defaults differ: 256 idle connections are kept for each upstream, not 32;
-// and compression that the app did not ask for is not asked for.
+// compression that the app did not ask for is not asked for; and a body whose
+// app asks for 100 (Continue) first is held back for a second (expect_continue_timeout),
+// so that it can be sent again, however long, if the API refuses before it.
 type Transport struct {
 	reverseproxy.HTTPTransport
 
@@ -48,6 +54,13 @@ type Transport struct {
 	// How much of a request's body is remembered so that it can be sent again;
 	// a longer one is not replayed. 0 is none. Default: 64KiB.
 	ReplayBody *int64 `json:"replay_body,omitempty"`
+
+	// For how long after it was obtained a token that the API has never accepted
+	// may not be known there yet. Within that time a refused request waits 0.3, 1
+	// and 2 seconds, together no longer than max_wait, and is sent again with the
+	// same token, or at once with the one before if that still works. At most 1m;
+	// negative: a new token is not given time. Default: 5s.
+	Settle caddy.Duration `json:"settle,omitempty"`
 
 	// The addresses and ranges that may call, by the connection's peer. A unix
 	// socket's callers always may: its file mode decides. Default: the loopback
@@ -96,6 +109,10 @@ func (*Transport) CaddyModule() caddy.ModuleInfo {
 // costs more than the request.
 const defaultIdleConnsPerHost = 256
 
+// Caddy sends a body at once, whatever its app expects. Then some of it has been
+// read when the API refuses by the headers, and a long one cannot be sent again.
+const defaultExpectContinueTimeout = time.Second
+
 // Provision sets up t.
 func (t *Transport) Provision(ctx caddy.Context) error {
 	t.log = ctx.Logger()
@@ -122,6 +139,9 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	if t.KeepAlive.MaxIdleConnsPerHost == 0 {
 		t.KeepAlive.MaxIdleConnsPerHost = defaultIdleConnsPerHost
 	}
+	if t.ExpectContinueTimeout == 0 {
+		t.ExpectContinueTimeout = caddy.Duration(defaultExpectContinueTimeout)
+	}
 	if t.Compression == nil {
 		// net/http would ask for gzip in the app's place, and unpack it: the API's
 		// answer would not pass as it came.
@@ -143,7 +163,8 @@ func (t *Transport) provisionEngine(caddy.Context) error {
 		return err
 	}
 	t.engine = &bearer.Transport{
-		Source: t.source.Source, Base: &t.HTTPTransport, Inject: inject, Remove: t.keys.headers, Observer: (*transportCounters)(t),
+		Source: t.source.Source, Base: &t.HTTPTransport, Inject: inject, Remove: t.keys.headers,
+		Settle: time.Duration(t.Settle), Observer: (*transportCounters)(t),
 	}
 	if t.AuthFailure != nil {
 		t.engine.AuthFailure = *t.AuthFailure
@@ -165,6 +186,9 @@ func (t *Transport) provisionChecks(caddy.Context) (err error) {
 	}
 	if t.ReplayBody != nil && *t.ReplayBody < 0 {
 		return t.Origin.errorf("replay_body", "%d: expected a size of 0 or more", *t.ReplayBody)
+	}
+	if time.Duration(t.Settle) > bearer.MaxSettle {
+		return t.Origin.errorf("settle", "%v: expected at most %v", time.Duration(t.Settle), bearer.MaxSettle)
 	}
 	if err := t.engine.AuthFailure.Check(); err != nil {
 		return t.Origin.errorf("auth_failure", "%w", err)
@@ -191,8 +215,8 @@ func (t *Transport) Cleanup() error {
 	return t.HTTPTransport.Cleanup()
 }
 
-// RoundTrip lets the engine send the request with a token, once or twice. Its error is the
-// upstream connection's; whatever concerns tokens is an answer.
+// RoundTrip lets the engine send the request with a token, and again if that is refused. Its
+// error is the upstream connection's; whatever concerns tokens is an answer.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	t.source.users.Add(1)
 	defer t.source.unuse()
@@ -206,9 +230,11 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return t.answer(req, keyProblem(err)), nil
 	}
-	res, err := t.engine.Send(req, key, values)
+	out, body := expecting(req)
+	res, err := t.engine.Send(out, key, values)
+	body.ask()
 	if err != nil {
-		return t.notSent(req, values, err)
+		return t.notSent(out, values, err)
 	}
 	return res, nil
 }

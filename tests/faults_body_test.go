@@ -164,6 +164,46 @@ func TestFault22Continue(t *testing.T) {
 	}
 }
 
+// TestFault22ContinueLong: the API refuses by the headers what is too long to be remembered. The app has not sent any of it
+// yet, so it is sent again; and where that is of no use either, the app hears the refusal.
+func TestFault22ContinueLong(t *testing.T) {
+	body := large + large[:30000]
+	for _, again := range []bool{true, false} {
+		t.Run(fmt.Sprintf("of use %v", again), func(t *testing.T) {
+			s := launch(t, setup{source: "min_interval 1ms", transport: "settle off"})
+			s.get(t).wantOK(t)
+			refusal := provider.EarlyAnswer(http.StatusUnauthorized)
+			s.p.ScriptAPI(refusal)
+			if !again {
+				s.p.ScriptAPI(refusal, refusal)
+			}
+			s.p.Forget()
+			c := s.raw(t)
+			c.send(t, "POST /things HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n", s.address, len(body))
+			interim := textproto.NewReader(c.in)
+			line, err := interim.ReadLine()
+			if err != nil || !strings.HasPrefix(line, "HTTP/1.1 100") {
+				t.Fatalf("no interim answer: %q, %v", line, err)
+			}
+			if _, err := interim.ReadMIMEHeader(); err != nil {
+				t.Fatalf("the interim answer does not end: %v", err)
+			}
+			if !again {
+				c.send(t, "%s", body)
+				if got := c.answer(t); got.status != http.StatusUnauthorized {
+					t.Errorf("status %d", got.status)
+				}
+				return
+			}
+			c.send(t, "%s", body)
+			if e := c.answer(t).wantOK(t); e.SHA256 != sum(body) {
+				t.Errorf("%d bytes of %d arrived", e.Length, len(body))
+			}
+			s.wantWhole(t, body)
+		})
+	}
+}
+
 // TestFault22Boundary: what is longer than the limit by one byte is passed on, with the reason; and the next call has a
 // new token all the same.
 func TestFault22Boundary(t *testing.T) {

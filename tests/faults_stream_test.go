@@ -2,9 +2,11 @@ package tests
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httptrace"
@@ -12,6 +14,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 
 	"github.com/caddy-bearer/caddy-bearer/tests/provider"
 )
@@ -224,5 +229,180 @@ func speakInTurn(t *testing.T, contentType string) {
 	}
 	if n := s.p.TokenCount(); n != 1 {
 		t.Errorf("%d token calls", n)
+	}
+}
+
+// TestFault61StreamRefusedAtOnce: the API refuses a stream before the request ends, and the app sends on only when it has
+// heard something. It hears it at once: the second sending has what the app sent so far, and what it sends then.
+func TestFault61StreamRefusedAtOnce(t *testing.T) {
+	for _, revoked := range []bool{true, false} {
+		t.Run(fmt.Sprintf("revoked %v", revoked), func(t *testing.T) {
+			var refused sync.Map
+			refuse := func(r *http.Request) bool {
+				_, is := refused.Load(r.Header.Get("Authorization"))
+				return is
+			}
+			echo := echoing(t, "application/grpc")
+			c := overH2C(t, func(w http.ResponseWriter, r *http.Request) {
+				if r.Method == http.MethodPost && (!revoked || refuse(r)) {
+					w.WriteHeader(http.StatusUnauthorized)
+					return
+				}
+				if r.Method == http.MethodGet {
+					refused.Store(r.Header.Get("Authorization"), true)
+					return
+				}
+				echo(w, r)
+			})
+			c.transport += "\nsettle off"
+			s := launch(t, c)
+			s.useH2C(t)
+			if status := s.tryGet(t.Context()); status != http.StatusOK { // this token worked, and is then refused
+				t.Fatalf("status %d", status)
+			}
+			body, out := io.Pipe()
+			defer out.Close()
+			go fmt.Fprint(out, "message 0\n")
+			ctx, cancel := context.WithTimeout(t.Context(), hang)
+			defer cancel()
+			req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.base+"/service/Method", body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header = http.Header{"Te": {"trailers"}, "Content-Type": {"application/grpc"}}
+			resp, err := s.client.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			if !revoked {
+				if why := resp.Header.Get("Proxy-Status"); resp.StatusCode != http.StatusUnauthorized || why == "" {
+					t.Errorf("status %d, Proxy-Status %q", resp.StatusCode, why)
+				}
+				return
+			}
+			in := bufio.NewReader(resp.Body)
+			for i := range 20 {
+				if line, err := in.ReadString('\n'); err != nil || line != fmt.Sprintf("echo message %d\n", i) {
+					t.Fatalf("%q, %v", line, err)
+				}
+				fmt.Fprintf(out, "message %d\n", i+1)
+			}
+		})
+	}
+}
+
+// goAway is an API over HTTP/2 that takes one request for each connection, as a load balancer does that is drained: what
+// comes next is not processed, and GOAWAY says so. It counts what it has processed, by body.
+type goAway struct {
+	mu        sync.Mutex
+	processed map[string]int
+	turned    int
+	reset     bool // with RST_STREAM (REFUSED_STREAM) instead
+}
+
+func (g *goAway) serve(t *testing.T) string {
+	t.Helper()
+	l := listen(t)
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go g.converse(conn)
+		}
+	}()
+	return "http://" + l.Addr().String()
+}
+
+func (g *goAway) converse(conn net.Conn) {
+	defer conn.Close()
+	if _, err := io.ReadFull(conn, make([]byte, len(http2.ClientPreface))); err != nil {
+		return
+	}
+	fr := http2.NewFramer(conn, conn)
+	_ = fr.WriteSettings()
+	bodies := map[uint32]string{}
+	turned := false
+	for {
+		f, err := fr.ReadFrame()
+		if err != nil {
+			return
+		}
+		switch f := f.(type) {
+		case *http2.SettingsFrame:
+			if !f.IsAck() {
+				_ = fr.WriteSettingsAck()
+			}
+		case *http2.DataFrame:
+			bodies[f.StreamID] += string(f.Data())
+			switch {
+			case !f.StreamEnded():
+			case f.StreamID > 1 && !turned: // the whole body was sent
+				g.mu.Lock()
+				g.turned++
+				g.mu.Unlock()
+				if turned = true; g.reset {
+					_ = fr.WriteRSTStream(f.StreamID, http2.ErrCodeRefusedStream)
+				} else {
+					_ = fr.WriteGoAway(1, http2.ErrCodeNo, nil)
+				}
+			default:
+				g.mu.Lock()
+				g.processed[bodies[f.StreamID]]++
+				g.mu.Unlock()
+				var block bytes.Buffer
+				_ = hpack.NewEncoder(&block).WriteField(hpack.HeaderField{Name: ":status", Value: "200"})
+				_ = fr.WriteHeaders(http2.HeadersFrameParam{StreamID: f.StreamID, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: true})
+			}
+		}
+	}
+}
+
+// TestFault60NotProcessed: what an API has not processed, and says so, is sent again, also with a body; and what it has
+// processed is not.
+func TestFault60NotProcessed(t *testing.T) {
+	for name, reset := range map[string]bool{"GOAWAY": false, "REFUSED_STREAM": true} {
+		t.Run(name, func(t *testing.T) {
+			g := &goAway{processed: map[string]int{}, reset: reset}
+			s := launch(t, setup{upstream: g.serve(t), transport: "versions h2c"})
+			const times = 6
+			for n := range times {
+				if got := s.post(t, fmt.Sprintf("body %d", n)); got.status != http.StatusOK {
+					t.Fatalf("request %d: status %d: %s", n, got.status, got.body)
+				}
+			}
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			if g.turned == 0 {
+				t.Error("nothing was turned away")
+			}
+			for n := range times {
+				if got := g.processed[fmt.Sprintf("body %d", n)]; got != 1 {
+					t.Errorf("request %d was processed %d times", n, got)
+				}
+			}
+		})
+	}
+}
+
+// TestFault60Processed: a POST may have been processed when its connection ends without an answer. It is not sent again.
+func TestFault60Processed(t *testing.T) {
+	s := launch(t, setup{})
+	s.get(t).wantOK(t) // the connection is used again, which is when net/http would
+	s.p.ScriptAPI(provider.Function(func(w http.ResponseWriter, r *http.Request) bool {
+		_, _ = io.Copy(io.Discard, r.Body)
+		if conn, _, err := http.NewResponseController(w).Hijack(); err == nil {
+			conn.Close()
+		}
+		return true
+	}))
+	s.p.Forget()
+	if got := s.post(t, "body"); got.status != http.StatusBadGateway {
+		t.Errorf("status %d", got.status)
+	}
+	if n := s.p.APICount(); n != 1 {
+		t.Errorf("it was sent %d times", n)
 	}
 }

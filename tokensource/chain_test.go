@@ -2,6 +2,7 @@ package tokensource_test
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"slices"
 	"testing"
@@ -90,10 +91,14 @@ func TestBearerIsAcceptedByAnAnswerOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := wiretest.Failing(context.DeadlineExceeded)
 		_, client, ep := chained(t, w)
+		tok, err := client.Renew(context.Background(), noKey, want(t, client, noKey, "granted-1"))
+		if err != nil {
+			t.Fatal(err)
+		}
 		wiretest.MustFail(t, ep)
-		tok := want(t, client, noKey, "granted-1")
+		want(t, client, noKey, "granted-2")
 		start := time.Now()
-		if _, err := client.Renew(context.Background(), noKey, tok); err == nil || time.Since(start) > 0 {
+		if _, err := client.Renew(context.Background(), noKey, tok); !errors.Is(err, tokensource.ErrTooSoon) || time.Since(start) > 0 {
 			t.Errorf("Renew: %v after %v, want ErrTooSoon at once", err, time.Since(start))
 		}
 	})

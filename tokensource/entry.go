@@ -23,7 +23,7 @@ type entry struct {
 	unsaved unsaved
 	flight  *renewal    // the renewal that runs, if any
 	failure failure     // of the last renewal; zero after one that worked
-	renewed time.Time   // when a token call last brought a token
+	renewed time.Time   // when a renewal that the API asked for last brought a token
 	code    *codeMemory // nil: none
 	timer   *time.Timer
 	evicted bool
@@ -94,6 +94,9 @@ func (e *entry) finish(r *renewal, t *Token, err error, now time.Time) (newlyLos
 		}
 		t.sameAs(before)
 		e.tok = t
+		// What the API refused does not serve on, and what was there before a code may
+		// be another account's.
+		t.follow(before, r.forced == nil && r.why != ReasonCode, now)
 	}
 	worked := e.failure.fault == FaultEndpoint && r.s.gate.workedSince(e.failure.at)
 	switch {
@@ -110,6 +113,9 @@ func (e *entry) finish(r *renewal, t *Token, err error, now time.Time) (newlyLos
 		e.failure = failure{}
 		if r.via != viaGrant { // else the refresh token's state is still of use
 			e.refresh = refreshState{}
+		}
+		if r.forced != nil && r.via != viaStore {
+			e.renewed = now
 		}
 	case r.why == reasonWrite:
 		e.unsaved.tries++

@@ -33,9 +33,6 @@ func killedForAnn(t *testing.T, grace time.Duration, keys ...[]byte) (*memStore,
 		}
 	}, 0)
 	ann := tokensource.NewKey("ann")
-	if _, err := s.Renew(context.Background(), ann, want(t, s, ann, "exchanged-ann")); err == nil {
-		t.Fatal("renewed a token that is new")
-	}
 	time.Sleep(time.Minute)
 	if _, err := s.Renew(context.Background(), ann, want(t, s, ann, "exchanged-ann")); err != nil {
 		t.Fatal(err)

@@ -96,18 +96,64 @@ func TestMinInterval(t *testing.T) {
 		g := &fakeGrant{}
 		s := newSource(t, tokensource.Config{Grant: g, MinInterval: 3 * time.Second})
 		ctx := context.Background()
-		first := want(t, s, noKey, "granted-1")
-		_, err := s.Renew(ctx, noKey, first)
+		second, err := s.Renew(ctx, noKey, want(t, s, noKey, "granted-1"))
+		if err != nil || second.AccessToken() != "granted-2" {
+			t.Fatalf("no forced renewal was before it: %v, %v, want granted-2", second, err)
+		}
+		_, err = s.Renew(ctx, noKey, second)
 		if !errors.Is(err, tokensource.ErrTooSoon) || tokensource.RetryAfter(err) != 3*time.Second {
 			t.Errorf("a token that never worked: %v, retry after %v, want ErrTooSoon, 3s", err, tokensource.RetryAfter(err))
 		}
-		first.Accepted()
+		second.Accepted()
 		start := time.Now()
-		second, err := s.Renew(ctx, noKey, first)
-		if err != nil || second.AccessToken() != "granted-2" || time.Since(start) != 3*time.Second {
-			t.Errorf("a token that worked: %v, %v after %v, want granted-2 after 3s", second, err, time.Since(start))
+		third, err := s.Renew(ctx, noKey, second)
+		if err != nil || third.AccessToken() != "granted-3" || time.Since(start) != 3*time.Second {
+			t.Errorf("a token that worked: %v, %v after %v, want granted-3 after 3s", third, err, time.Since(start))
 		}
-		wantCalls(t, g, 2, 0)
+		wantCalls(t, g, 3, 0)
+	})
+}
+
+// MinInterval does not count what the timer renews: a token that is revoked right
+// after is replaced at once.
+func TestMinIntervalCountsForcedRenewalsOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &fakeGrant{onToken: func(_ context.Context, n int, _ tokensource.Vars) (*tokenendpoint.Response, error) {
+			return answer(fmt.Sprintf("granted-%d", n), "", 100*time.Second), nil
+		}}
+		s := newSource(t, tokensource.Config{Grant: g, MinInterval: 30 * time.Second, MaxWait: -1})
+		want(t, s, noKey, "granted-1").Accepted()
+		for g.calls() < 2 {
+			time.Sleep(time.Second)
+		}
+		synctest.Wait()
+		renewed := want(t, s, noKey, "granted-2")
+		renewed.Accepted()
+		start := time.Now()
+		tok, err := s.Renew(context.Background(), noKey, renewed)
+		if err != nil || tok.AccessToken() != "granted-3" || time.Since(start) > 0 {
+			t.Errorf("Renew: %v, %v after %v, want granted-3 at once", tok, err, time.Since(start))
+		}
+	})
+}
+
+// Another process has renewed the token, perhaps because the API refused the one
+// before: the distance is kept to that, unless the token worked here.
+func TestMinIntervalOfAFleet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, store := &fakeGrant{}, newMemStore()
+		cfg := tokensource.Config{Grant: g, Store: store, MinInterval: 30 * time.Second, MaxWait: -1}
+		want(t, newSource(t, cfg), noKey, "granted-1")
+		here := newSource(t, cfg)
+		time.Sleep(time.Second)
+		tok := want(t, here, noKey, "granted-1")
+		if _, err := here.Renew(context.Background(), noKey, tok); !errors.Is(err, tokensource.ErrTooSoon) {
+			t.Errorf("a token that never worked here: %v, want ErrTooSoon", err)
+		}
+		tok.Accepted()
+		if _, err := here.Renew(context.Background(), noKey, tok); err != nil {
+			t.Errorf("a token that worked here: %v", err)
+		}
 	})
 }
 

@@ -496,7 +496,8 @@ func (r *renewal) take(ctx context.Context, cur *Token, res *tokenendpoint.Respo
 	// to be sure.
 	lifetime, _ := expiryOf(res.Expiry, s.cfg.Lifetime)
 	t.live(r.asked, lifetime, s.cfg.RefreshAhead, random())
-	t.generation, t.byCode = 1, r.code
+	t.took = max(time.Since(r.asked), 0)
+	t.generation, t.byCode, t.own = 1, r.code, true
 	if cur != nil {
 		t.generation = cur.generation + 1
 		t.sameAs(cur)

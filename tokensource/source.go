@@ -35,8 +35,8 @@ type Config struct {
 	// Grace is how long past its expiry a token still serves while renewals
 	// fail. Default: 0.
 	Grace time.Duration
-	// MinInterval is the least time between forced renewals of one token.
-	// Default: 1s.
+	// MinInterval is the least time between renewals of one token that [Source.Renew]
+	// asks for. Other renewals do not count. Default: 1s.
 	MinInterval time.Duration
 	// MaxWait is how long a caller without a usable token waits through failed
 	// attempts for one that succeeds, before it is told. Default: 5s; negative:
@@ -175,6 +175,9 @@ func New(cfg Config) (*Source, error) {
 
 // Name returns the source's name.
 func (s *Source) Name() string { return s.cfg.Name }
+
+// MaxWait returns [Config.MaxWait], with its default.
+func (s *Source) MaxWait() time.Duration { return s.cfg.MaxWait }
 
 // KeyNames returns the names of the key's values.
 func (s *Source) KeyNames() []string { return s.cfg.KeyNames }
@@ -438,7 +441,8 @@ func (s *Source) Renew(ctx context.Context, k Key, refused *Token) (*Token, erro
 	}
 }
 
-// mayForce is mayTry for a renewal that the API's refusal asks for.
+// mayForce is mayTry for a renewal that the API's refusal asks for. Only such
+// renewals count: a token may be revoked right after the timer has renewed it.
 func (s *Source) mayForce(e *entry, now time.Time) (time.Duration, error) {
 	if !s.CanRenew(e.tok) {
 		return 0, ErrAuthorizationRequired
@@ -447,8 +451,10 @@ func (s *Source) mayForce(e *entry, now time.Time) (time.Duration, error) {
 		return wait, err
 	}
 	last := e.renewed
-	if e.tok != nil && e.tok.issued.After(last) && !e.tok.issued.After(now) {
-		last = e.tok.issued // by another process: the provider is one for all
+	if t := e.tok; t != nil && !t.own && !t.accepted.Load() && t.issued.After(last) && !t.issued.After(now) {
+		// By another process, perhaps because the API asked: the provider is one for
+		// all. A token that worked here was revoked, whoever obtained it.
+		last = t.issued
 	}
 	if next := last.Add(s.cfg.MinInterval); now.Before(next) {
 		return min(next.Sub(now), s.cfg.MinInterval), ErrTooSoon

@@ -26,16 +26,22 @@ type Token struct {
 	lacks []string
 
 	issued time.Time
-	due    time.Time // zero: never
-	expiry time.Time // zero: never
+	took   time.Duration // from issued until this process had it
+	due    time.Time     // zero: never
+	expiry time.Time     // zero: never
 
 	generation uint64
 	header     [1]string
 	byCode     bool // a person brought it
+	own        bool // this process obtained it; else it came from the store
 	// accepted: an API took it. Where a renewal brings the same access token again,
 	// both share this.
 	accepted *atomic.Bool
 	orphan   atomic.Bool // its refresh token is refused for good
+
+	// predecessor is the token that this one replaced while it still worked; nil:
+	// none, or no longer. See follow.
+	predecessor atomic.Pointer[Token]
 }
 
 const redacted = "[redacted]"
@@ -89,8 +95,8 @@ func (t *Token) withGeneration(n uint64) *Token {
 func (t *Token) withRefresh(refresh string) *Token {
 	c := newToken(t.AccessToken(), refresh)
 	c.tokenType, c.fields, c.lacks, c.generation = t.tokenType, t.fields, t.lacks, t.generation
-	c.issued, c.due, c.expiry = t.issued, t.due, t.expiry
-	c.byCode = t.byCode
+	c.issued, c.took, c.due, c.expiry = t.issued, t.took, t.due, t.expiry
+	c.byCode, c.own = t.byCode, t.own
 	c.accepted = t.accepted
 	return c
 }
@@ -109,6 +115,42 @@ func (t *Token) sameAs(other *Token) {
 func (t *Token) Accepted() {
 	if !t.accepted.Load() {
 		t.accepted.Store(true)
+		t.predecessor.Store(nil)
+	}
+}
+
+// Worked reports whether an API took the token.
+func (t *Token) Worked() bool { return t.accepted.Load() }
+
+// Received is when this process obtained the token, or, if it came from the
+// store, when it was issued.
+func (t *Token) Received() time.Time { return t.issued.Add(t.took) }
+
+// Predecessor returns the token that this one replaced ahead of its expiry, as
+// long as that one lives and no API has taken this one; nil: there is none. An
+// API that does not know a new token yet still takes the one before.
+func (t *Token) Predecessor() *Token {
+	p := t.predecessor.Load()
+	if stateAt(time.Now(), p) == expired {
+		return nil
+	}
+	return p
+}
+
+// keepPredecessor bounds how long a token that nobody uses keeps the one before
+// it in memory.
+const keepPredecessor = time.Minute
+
+// follow tells the token, before it is handed out, which one it replaces. If keep
+// is set, and p worked and lives, it becomes the predecessor. At most one token is
+// kept: p, which was accepted, has given up its own.
+func (t *Token) follow(p *Token, keep bool, now time.Time) {
+	if p == nil || p.AccessToken() == t.AccessToken() { // see sameAs
+		return
+	}
+	if keep && p.accepted.Load() && stateAt(now, p) != expired {
+		t.predecessor.Store(p)
+		time.AfterFunc(keepPredecessor, func() { t.predecessor.Store(nil) })
 	}
 }
 
