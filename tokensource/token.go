@@ -23,7 +23,7 @@ type Token struct {
 	fields        []tokenendpoint.Field
 
 	issued time.Time
-	took   time.Duration // from issued until this process had it
+	took   time.Duration // from issued until this process first had it
 	due    time.Time     // zero: never
 	expiry time.Time     // zero: never
 
@@ -102,7 +102,7 @@ func (t *Token) Accepted() {
 // Worked reports whether an API took the token.
 func (t *Token) Worked() bool { return t.accepted.Load() }
 
-// Received is when this process obtained the token, or, if it came from the
+// Received is when this process first obtained the token, or, if it came from the
 // store, when it was issued.
 func (t *Token) Received() time.Time { return t.issued.Add(t.took) }
 
@@ -127,8 +127,9 @@ const keepPredecessor = time.Minute
 func (t *Token) follow(p *Token, keep bool, now time.Time) {
 	switch {
 	case p == nil || p == t:
-	case p.AccessToken() == t.AccessToken(): // it is the same token, accepted as before
+	case p.AccessToken() == t.AccessToken(): // it is the same token, accepted as before, and not new
 		t.accepted.Store(p.accepted.Load())
+		t.took = p.Received().Sub(t.issued)
 	case keep && p.accepted.Load() && stateAt(now, p) != expired:
 		t.predecessor.Store(p)
 		time.AfterFunc(keepPredecessor, func() { t.predecessor.Store(nil) })
