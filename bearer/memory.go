@@ -43,6 +43,7 @@ type remembered struct {
 	blind    time.Time // when a renewal was made for a request that could not be sent again
 	replaced uint64    // the generation of the token that it was to replace
 	accepted time.Time // when the API last accepted a token
+	hasty    time.Time // when a young token was replaced
 	doubted  uint64    // the generation of a token that was refused when it was young
 	hopeless bool      // that token was refused when it was no longer young, too
 }
@@ -82,6 +83,7 @@ func (m *memory) recall(e *evidence, k tokensource.Key, req *http.Request, token
 	}
 	if r := m.find(k, 0); r != nil {
 		e.suspect = lately(now, r.uncured, rememberFor) && lately(now, r.accepted, acceptedLately)
+		e.hasty = lately(now, r.hasty, rememberFor)
 		e.hopeless = r.hopeless
 	}
 }
@@ -127,6 +129,13 @@ func (m *memory) doubt(k tokensource.Key, token *tokensource.Token, now time.Tim
 	m.change(k, 0, now).doubted = token.Generation()
 }
 
+// replacedYoung notes that a token is replaced that was refused when it was young.
+func (m *memory) replacedYoung(k tokensource.Key, now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.change(k, 0, now).hasty = now
+}
+
 // hadItsTime notes that a token is refused that is no longer young. If it was
 // refused when it was young as well, it is not the API's slowness, until the API
 // accepts one.
@@ -151,7 +160,7 @@ func (m *memory) accepted(k tokensource.Key, req *http.Request, status int, now 
 	if r == nil {
 		return
 	}
-	r.accepted, r.doubted, r.hopeless = now, 0, false
+	r.accepted, r.hasty, r.doubted, r.hopeless = now, time.Time{}, 0, false
 	if r.uncured.IsZero() && r.blind.IsZero() {
 		m.forget(r.name)
 	}

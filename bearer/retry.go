@@ -86,6 +86,9 @@ func (r *retry) note(e *evidence, d *decision, now time.Time) {
 		switch {
 		case e.young:
 			m.doubt(r.key, r.token, now)
+			if d.do == renew || d.do == renewOnly {
+				m.replacedYoung(r.key, now)
+			}
 		case d.do == renew || d.do == renewOnly:
 			m.hadItsTime(r.key, r.token, now)
 		}

@@ -248,10 +248,11 @@ func TestSettleEnds(t *testing.T) {
 		took                      time.Duration
 		sent                      int
 	}{
-		"default":         {took: 3300 * time.Millisecond, sent: 4},
-		"max wait":        {maxWait: 2 * time.Second, took: 1300 * time.Millisecond, sent: 3},
-		"no wait":         {maxWait: -1, sent: 1},
-		"its deadline":    {deadline: time.Second, took: 300 * time.Millisecond, sent: 2},
+		// each with one renewal at the end, for the token may have been revoked
+		"default":         {took: 3300 * time.Millisecond, sent: 5},
+		"max wait":        {maxWait: 2 * time.Second, took: 1300 * time.Millisecond, sent: 4},
+		"no wait":         {maxWait: -1, sent: 2},
+		"its deadline":    {deadline: time.Second, took: 300 * time.Millisecond, sent: 3},
 		"settle, shorter": {settle: time.Second, took: 3300 * time.Millisecond, sent: 5}, // with a renewal
 		"settle, off":     {settle: -1, sent: 2},
 	} {
@@ -514,6 +515,23 @@ func TestNothingWorks(t *testing.T) {
 	})
 }
 
+// TestRevokedBeforeItsFirstUse: a token that is refused from its first moment on is
+// replaced, once the API has had some time to know it.
+func TestRevokedBeforeItsFirstUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, tokensource.Config{}, time.Hour, func(c call) int {
+			if c.token == "t1" {
+				return http.StatusUnauthorized
+			}
+			return http.StatusOK
+		})
+		w.want("/", http.StatusOK, "")
+		if n := w.renewals(); n != 2 {
+			t.Errorf("%d tokens, want 2", n)
+		}
+	})
+}
+
 // TestLagOpensNoBreaker: many requests at once meet a token that nobody knows.
 func TestLagOpensNoBreaker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -531,7 +549,7 @@ func TestLagOpensNoBreaker(t *testing.T) {
 		}
 		time.Sleep(2 * time.Second)
 		w.want("/", http.StatusOK, "")
-		if n := w.renewals(); n != 1 {
+		if n := w.renewals(); n != 2 { // the second in case the first was revoked
 			t.Errorf("%d tokens", n)
 		}
 	})

@@ -32,6 +32,7 @@ type evidence struct {
 
 	uncured  bool // a renewal did not help the same method and path
 	suspect  bool // nor another request with this key, and the API has just accepted the token
+	hasty    bool // a young token was replaced already
 	hopeless bool // a token of this key had its time and was refused still, and none was accepted since
 }
 
@@ -99,6 +100,11 @@ func (e *evidence) judge() decision {
 			return decision{do: sendPredecessor}
 		case e.waits < len(settleWaits) && e.patient:
 			return decision{do: sendLater, wait: settleWaits[e.waits]}
+		}
+		if !last && !e.renewed && e.renewable && !e.hasty && !e.hopeless && !e.works {
+			// It has had some time, and may have been revoked. But if its successor is
+			// refused too, the API is slow, and a third token would be as young again.
+			return decision{do: renew}
 		}
 		if e.hopeless && !e.works { // as the one before it, which had its time
 			return decision{why: ReplayRefused, verdict: tokensource.Fails, remember: e.renewed}

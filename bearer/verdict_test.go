@@ -47,8 +47,10 @@ func TestDecide(t *testing.T) {
 		"young":                     {func(e *evidence) { e.young = true }, decision{do: sendLater, wait: 300 * time.Millisecond}},
 		"young, waited once":        {func(e *evidence) { e.young, e.waits, e.sendings, e.again = true, 1, 2, true }, decision{do: sendLater, wait: time.Second}},
 		"young, waited twice":       {func(e *evidence) { e.young, e.waits, e.sendings, e.again = true, 2, 3, true }, decision{do: sendLater, wait: 2 * time.Second}},
-		"young, waited enough":      {func(e *evidence) { e.young, e.waits, e.sendings, e.again = true, 3, 4, true }, pass(ReplayUnsettled, neutral)},
-		"young, no time":            {func(e *evidence) { e.young, e.patient = true, false }, pass(ReplayUnsettled, neutral)},
+		"young, waited enough":      {func(e *evidence) { e.young, e.waits, e.sendings, e.again = true, 3, 4, true }, decision{do: renew}},
+		"young, no time":            {func(e *evidence) { e.young, e.patient = true, false }, decision{do: renew}},
+		"young, waited, no renewal": {func(e *evidence) { e.young, e.waits, e.sendings, e.renewable = true, 3, 4, false }, pass(ReplayUnsettled, neutral)},
+		"young, the second of two":  {func(e *evidence) { e.young, e.waits, e.sendings, e.hasty = true, 3, 4, true }, pass(ReplayUnsettled, neutral)},
 		"young, a person's":         {func(e *evidence) { e.young, e.renewable = true, false }, decision{do: sendLater, wait: 300 * time.Millisecond}},
 		"young, sent too often":     {func(e *evidence) { e.young, e.sendings, e.waits = true, 5, 2 }, pass(ReplayUnsettled, neutral)},
 		"young, predecessor":        {func(e *evidence) { e.young, e.predecessor = true, true }, decision{do: sendPredecessor}},
@@ -91,13 +93,13 @@ func TestDecide(t *testing.T) {
 // TestDecideEnds: whatever is known, a request is sent five times at most, and
 // what cannot be sent again is not.
 func TestDecideEnds(t *testing.T) {
-	for bits := range 1 << 12 {
+	for bits := range 1 << 13 {
 		on := func(n int) bool { return bits&(1<<n) != 0 }
 		for sendings := 1; sendings <= 6; sendings++ {
 			for waits := range len(settleWaits) + 1 {
 				d := decide(evidence{
 					worked: on(0), works: on(0) || on(1), young: on(2), again: on(3), renewable: on(4), patient: on(5),
-					renewed: on(6), replayable: on(7), predecessor: on(8), uncured: on(9), suspect: on(10), hopeless: on(11),
+					renewed: on(6), replayable: on(7), predecessor: on(8), uncured: on(9), suspect: on(10), hopeless: on(11), hasty: on(12),
 					sendings: sendings, waits: waits,
 				})
 				sends := slices.Contains([]action{sendAgain, sendLater, sendPredecessor, renew}, d.do)

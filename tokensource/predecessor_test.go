@@ -107,7 +107,7 @@ func TestPredecessorIsForgotten(t *testing.T) {
 	})
 }
 
-// The token that is there, issued once more, is accepted as before.
+// The token that is there, issued once more, is accepted as before, and not new.
 func TestSameTokenIsAcceptedAsBefore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &fakeGrant{onToken: issue("tok", 100*time.Second)}
@@ -118,8 +118,9 @@ func TestSameTokenIsAcceptedAsBefore(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		synctest.Wait()
-		if tok := want(t, s, noKey, "tok"); tok == first || !tok.Worked() || tok.Predecessor() != nil {
-			t.Errorf("accepted: %v, predecessor %v", tok.Worked(), tok.Predecessor())
+		tok := want(t, s, noKey, "tok")
+		if tok == first || !tok.Worked() || tok.Predecessor() != nil || !tok.Received().Equal(first.Received()) {
+			t.Errorf("accepted: %v, predecessor %v, received %v after the first", tok.Worked(), tok.Predecessor(), tok.Received().Sub(first.Received()))
 		}
 	})
 }

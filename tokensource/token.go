@@ -26,7 +26,7 @@ type Token struct {
 	lacks []string
 
 	issued time.Time
-	took   time.Duration // from issued until this process had it
+	took   time.Duration // from issued until this process first had it
 	due    time.Time     // zero: never
 	expiry time.Time     // zero: never
 
@@ -106,6 +106,7 @@ func (t *Token) withRefresh(refresh string) *Token {
 func (t *Token) sameAs(other *Token) {
 	if other != nil && other != t && other.authorization == t.authorization {
 		t.accepted = other.accepted
+		t.took = other.Received().Sub(t.issued) // this process has had it since then
 	}
 }
 
@@ -122,7 +123,7 @@ func (t *Token) Accepted() {
 // Worked reports whether an API took the token.
 func (t *Token) Worked() bool { return t.accepted.Load() }
 
-// Received is when this process obtained the token, or, if it came from the
+// Received is when this process first obtained the token, or, if it came from the
 // store, when it was issued.
 func (t *Token) Received() time.Time { return t.issued.Add(t.took) }
 
