@@ -20,6 +20,7 @@ import (
 //	    callers     <ranges...>
 //	    hosts       <names...>
 //	    allow_http  <hosts...>
+//	    forwarded
 //	    auth_failure {
 //	        status <codes...>
 //	        header <name> [<patterns...>]
@@ -78,6 +79,7 @@ func (t *Transport) options() options {
 		"settle":       settleOption(&t.Settle),
 		"callers":      callersOption(&t.Callers),
 		"hosts":        listOption(&t.Hosts, "<names...>"),
+		"forwarded":    flagOption(&t.Forwarded),
 		"allow_http":   listOption(&t.AllowHTTP, "<hosts...>"),
 		"auth_failure": {usage: "{ ... }", max: 0, parse: t.parseAuthFailure},
 		"breaker":      breakerOption(&t.Breaker),

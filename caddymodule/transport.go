@@ -80,6 +80,12 @@ type Transport struct {
 	// Hosts to which tokens may go over plain http, besides loopback.
 	AllowHTTP []string `json:"allow_http,omitempty"`
 
+	// What reverse_proxy says of the caller is passed on: X-Forwarded-For,
+	// X-Forwarded-Host, X-Forwarded-Proto and Via. They tell a provider of this
+	// host's loopback, and some refuse or redirect what has them. Default: they are
+	// removed.
+	Forwarded bool `json:"forwarded,omitempty"`
+
 	// Where the Caddyfile says it.
 	Origin *Origin `json:"origin,omitempty"`
 
@@ -156,14 +162,21 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	return nil
 }
 
+// forwardedHeaders are what reverse_proxy adds to a request about its caller.
+var forwardedHeaders = []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "Via"}
+
 // provisionEngine translates the settings that are the engine's.
 func (t *Transport) provisionEngine(caddy.Context) error {
 	inject, err := resolveInjections(t.Inject, t.keys.names, t.Origin)
 	if err != nil {
 		return err
 	}
+	remove := t.keys.headers
+	if !t.Forwarded {
+		remove = append(slices.Clip(remove), forwardedHeaders...)
+	}
 	t.engine = &bearer.Transport{
-		Source: t.source.Source, Base: &t.HTTPTransport, Inject: inject, Remove: t.keys.headers,
+		Source: t.source.Source, Base: &t.HTTPTransport, Inject: inject, Remove: remove,
 		Settle: time.Duration(t.Settle), Observer: (*transportCounters)(t),
 	}
 	if t.AuthFailure != nil {

@@ -194,3 +194,20 @@ func TestFirstTokenAtTheStart(t *testing.T) {
 	refused.load(t, refused.config)
 	refused.wantReady(t, "unavailable", "client_refused")
 }
+
+// TestNothingIsToldOfTheCaller: what reverse_proxy says of the app and of this host is not the provider's business, unless
+// the settings say so.
+func TestNothingIsToldOfTheCaller(t *testing.T) {
+	for option, forwarded := range map[string]bool{"": false, "forwarded": true} {
+		t.Run(option, func(t *testing.T) {
+			s := launch(t, setup{transport: option})
+			s.get(t).wantOK(t)
+			calls := s.p.APICalls()
+			for _, name := range []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "Via"} {
+				if _, told := calls[0].Header[name]; told != forwarded {
+					t.Errorf("%s is told: %v, want %v", name, told, forwarded)
+				}
+			}
+		})
+	}
+}
