@@ -27,7 +27,7 @@ func TestAttack4QueryCredentials(t *testing.T) {
 		"GET":                 "method GET\nclient_auth client_secret_post",
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := launch(t, setup{tokenURL: dead, grant: grant, source: tripsAtOnce})
+			s := launch(t, setup{tokenURL: dead, grant: grant, source: answersAtOnce})
 			if got := s.get(t); got.status != http.StatusServiceUnavailable || got.problem() == "" {
 				t.Errorf("status %d: %s", got.status, got.body)
 			}
@@ -75,7 +75,7 @@ func TestAttack4EchoedSecrets(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := launch(t, setup{grantType: "client_credentials", source: tripsAtOnce})
+			s := launch(t, setup{grantType: "client_credentials", source: answersAtOnce})
 			s.p.ScriptToken(provider.Always(provider.Function(func(w http.ResponseWriter, _ *http.Request) bool {
 				answer(w, s.p.ClientSecret)
 				return true

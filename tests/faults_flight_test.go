@@ -24,7 +24,7 @@ import (
 func TestFault26HangingProbe(t *testing.T) {
 	for name, givesUp := range map[string]bool{"the caller gives up": true, "the caller waits": false} {
 		t.Run(name, func(t *testing.T) {
-			s := launch(t, setup{transport: "breaker {\n\ttrip_after 2\n\topen_for 200ms\n}"})
+			s := launch(t, setup{transport: "settle off\n\t\t\tbreaker {\n\ttrip_after 2\n\topen_for 200ms\n}"})
 			s.get(t).wantOK(t)
 			s.p.ScriptAPI(provider.Always(provider.Status(401, nil, "")))
 			eventually(t, "the breaker opens", func() bool { return s.get(t).status == http.StatusServiceUnavailable })
@@ -157,7 +157,7 @@ func TestFault49PanicInAGrant(t *testing.T) {
 	setenv(t, secretsOf(p))
 	s := &sidecar{place: w, p: p, api: serve(t, p, provider.Whole), address: "127.0.0.1:" + freePort(t)}
 	s.app = newApp(t, "http://"+s.address)
-	text := "{\ndefault_bind 127.0.0.1\ntoken_source api {\ngrant test_panicking\n" + tripsAtOnce + "\n}\n}\nhttp://" + s.address +
+	text := "{\ndefault_bind 127.0.0.1\ntoken_source api {\ngrant test_panicking\n" + answersAtOnce + "\n}\n}\nhttp://" + s.address +
 		" {\nreverse_proxy " + s.api + " {\ntransport bearer api\n}\n}\n"
 	s.config = w.contain(t, adapt(t, "panic.caddyfile", caddyfile.Format([]byte(text))))
 	s.start(t)
@@ -171,5 +171,5 @@ func TestFault49PanicInAGrant(t *testing.T) {
 	}
 }
 
-// tripsAtOnce has one failure open the breaker at the token endpoint: what comes after it is answered at once.
-const tripsAtOnce = "breaker {\n\ttrip_after 1\n\topen_for 1m\n}"
+// answersAtOnce has a request without a token not wait for another attempt.
+const answersAtOnce = "max_wait 1ms"

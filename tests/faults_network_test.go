@@ -97,7 +97,7 @@ func TestFault8Certificates(t *testing.T) {
 			p := provider.New(provider.Generic)
 			s := newSidecarOf(t, p, setup{
 				tokenURL: tt.signer.serve(t, p, tt.ip, tt.until) + "/token",
-				grant:    "transport {\n" + pool + "\n}", source: tripsAtOnce,
+				grant:    "transport {\n" + pool + "\n}", source: answersAtOnce,
 			})
 			s.start(t)
 			if tt.says == "" {
@@ -226,7 +226,7 @@ func TestFault8OwnAddress(t *testing.T) {
 		}
 	}))
 	t.Cleanup(other.Close)
-	s := newSidecarOf(t, api, setup{upstream: other.URL, grant: "transport {\ndial_timeout 1s\n}", source: tripsAtOnce})
+	s := newSidecarOf(t, api, setup{upstream: other.URL, grant: "transport {\ndial_timeout 1s\n}", source: answersAtOnce})
 	s.start(t)
 	if got := s.get(t); got.status != http.StatusOK {
 		t.Errorf("status %d: %s", got.status, got.body)

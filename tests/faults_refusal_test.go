@@ -169,7 +169,7 @@ func TestFault20NotTheToken(t *testing.T) {
 func TestFault21FlappingAPI(t *testing.T) {
 	for name, pattern := range map[string]string{"each first": "10", "two and two": "1100", "mostly": "1110"} {
 		t.Run(name, func(t *testing.T) {
-			s := launch(t, setup{source: "min_interval 5ms"})
+			s := launch(t, setup{source: "min_interval 5ms", transport: "settle off"})
 			first := s.get(t).wantOK(t)
 			var calls atomic.Int32
 			s.p.ScriptAPI(provider.Always(provider.Function(func(w http.ResponseWriter, _ *http.Request) bool {
@@ -197,7 +197,7 @@ func TestFault21FlappingAPI(t *testing.T) {
 
 // TestFault50SameTokenAgain: a provider that gives the refused token again is noticed, and not asked in a loop.
 func TestFault50SameTokenAgain(t *testing.T) {
-	s := launch(t, setup{source: "min_interval 300ms", transport: "breaker {\n\ttrip_after 1000\n}"})
+	s := launch(t, setup{source: "min_interval 300ms\n\t\tmax_wait 100ms", transport: "settle off\n\t\t\tbreaker {\n\ttrip_after 1000\n}"})
 	s.get(t).wantOK(t)
 	s.p.SetReissue(true)
 	s.p.RevokeAccessTokens()
