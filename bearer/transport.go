@@ -119,7 +119,7 @@ func (t *Transport) init() {
 		return
 	}
 	if t.Settle > MaxSettle {
-		t.err = fmt.Errorf("Settle is %v: expected at most %v", t.Settle, MaxSettle)
+		t.err = fmt.Errorf("field Settle is %v: expected at most %v", t.Settle, MaxSettle)
 		return
 	}
 	if t.failure, t.err = newRefusal(&t.AuthFailure); t.err != nil {

@@ -47,9 +47,9 @@ func TestFault13AbsurdExpiry(t *testing.T) {
 	}
 }
 
-// TestFault13DeadToken: a token that has expired already by its own response is not used, and not asked for in a storm. With a
+// TestFault59DeadToken: a token that has expired already by its own response is not used, and not asked for in a storm. With a
 // refresh token beside it, that brings the next.
-func TestFault13DeadToken(t *testing.T) {
+func TestFault59DeadToken(t *testing.T) {
 	for name, expires := range map[string]any{
 		"zero": 0, "negative": -1, "a date": time.Now().Add(-time.Hour).UTC().Format(time.RFC3339), "epoch": time.Now().Add(-time.Hour).Unix(),
 	} {
