@@ -28,7 +28,7 @@ var (
 		Help: "Renewals that brought no token, by whose fault it was.",
 	}, []string{"source", "fault"})
 	expiryUnreadableTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Namespace: "caddy", Subsystem: "bearer", Name: "expiry_unreadable_total",
+		Namespace: "caddy", Subsystem: "token_source", Name: "expiry_unreadable_total",
 		Help: "Tokens whose expiry was in the response and could not be read, so that lifetime was assumed.",
 	}, []string{"source"})
 	requestsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{

@@ -76,8 +76,8 @@ func TestMetricsSurviveLoads(t *testing.T) {
 		newCounters(replaysTotal, source, replayResults...).count(string(bearer.ReplayOK))
 		_, done := observe.Renewing(t.Context(), t.Context(), tokensource.Renewal{Source: source})
 		done(tokensource.Outcome{Took: time.Second, ExpiryUnreadable: true})
-		if got, want := series(t, reg, "caddy_bearer_expiry_unreadable_total")["source="+source], float64(n+1); got != want {
-			t.Errorf("load %d: caddy_bearer_expiry_unreadable_total is %v, want %v", n+1, got, want)
+		if got, want := series(t, reg, "caddy_token_source_expiry_unreadable_total")["source="+source], float64(n+1); got != want {
+			t.Errorf("load %d: caddy_token_source_expiry_unreadable_total is %v, want %v", n+1, got, want)
 		}
 		for _, metric := range []string{
 			"caddy_bearer_requests_total", "caddy_bearer_replays_total",

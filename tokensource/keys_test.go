@@ -198,6 +198,31 @@ func TestEvictionByMemory(t *testing.T) {
 	})
 }
 
+// A refused token that was evicted meanwhile is still the one in the store: it is
+// replaced, and not handed out again.
+func TestRenewAfterAnEviction(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &fakeGrant{}
+		s := newSource(t, tokensource.Config{Grant: g, KeyNames: []string{"user"}, MaxKeys: 10, Store: newMemStore()})
+		ann := tokensource.NewKey("ann")
+		refused, err := s.Token(context.Background(), ann)
+		if err != nil {
+			t.Fatal(err)
+		}
+		refused.Accepted()
+		for _, k := range users(50) {
+			time.Sleep(2 * time.Second)
+			if _, err := s.Token(context.Background(), k); err != nil {
+				t.Fatal(err)
+			}
+		}
+		next, err := s.Renew(context.Background(), ann, refused)
+		if err != nil || next.AccessToken() == refused.AccessToken() {
+			t.Errorf("Renew: %v, want another token", err)
+		}
+	})
+}
+
 // MaxMemory: a key without a token weighs too.
 func TestKeysWithoutATokenAreEvicted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -402,13 +402,15 @@ func (s *Source) Renew(ctx context.Context, k Key, refused *Token) (*Token, erro
 			return nil, err
 		}
 		now := time.Now()
-		if e.tok == nil || e.tok.AccessToken() != refused.AccessToken() {
+		if e.tok != nil && e.tok.AccessToken() != refused.AccessToken() {
 			e.mu.Unlock()
 			return s.Token(ctx, k)
 		}
+		// Where the entry has no token, because it was evicted meanwhile, the refused
+		// one may be what is stored.
 		f := e.flight
 		if f == nil {
-			wait, err := s.mayForce(e, now)
+			wait, err := s.mayForce(e, refused, now)
 			if err != nil {
 				e.mu.Unlock()
 				// A token that worked was revoked: worth the wait. One that never
@@ -443,8 +445,8 @@ func (s *Source) Renew(ctx context.Context, k Key, refused *Token) (*Token, erro
 
 // mayForce is mayTry for a renewal that the API's refusal asks for. Only such
 // renewals count: a token may be revoked right after the timer has renewed it.
-func (s *Source) mayForce(e *entry, now time.Time) (time.Duration, error) {
-	if !s.CanRenew(e.tok) {
+func (s *Source) mayForce(e *entry, refused *Token, now time.Time) (time.Duration, error) {
+	if !s.CanRenew(refused) {
 		return 0, ErrAuthorizationRequired
 	}
 	if wait, err := s.mayTry(e, now, true); err != nil {
