@@ -515,3 +515,81 @@ func TestAMillionUnknownKeys(t *testing.T) {
 		})
 	}
 }
+
+// A person says that a consent is good after all: it is tried at once, though it
+// was refused for good, here and by the record, and so after a restart.
+func TestRetry(t *testing.T) {
+	for _, oneKey := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			var refuses atomic.Bool
+			refuses.Store(true)
+			g := &fakeGrant{person: true, onRefresh: func(context.Context, int, string) (*tokenendpoint.Response, error) {
+				if refuses.Load() {
+					return nil, refusal("invalid_grant")
+				}
+				return answer("refreshed", "", time.Hour), nil
+			}}
+			cfg := tokensource.Config{Grant: g, KeyNames: []string{"user"}, Store: newMemStore()}
+			s := newSource(t, cfg)
+			ann := tokensource.NewKey("ann")
+			if _, err := s.Exchange(context.Background(), ann, code("c")); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(2 * time.Hour)
+			wantErr(t, s, ann, tokensource.ErrAuthorizationRequired)
+			s = newSource(t, cfg) // the record says so too
+			wantErr(t, s, ann, tokensource.ErrAuthorizationRequired)
+			wantCalls(t, g, 0, 1)
+			refuses.Store(false)
+			time.Sleep(24 * time.Hour)
+			wantErr(t, s, ann, tokensource.ErrAuthorizationRequired)
+			if got := s.Stats().NeedPerson; got != 1 {
+				t.Errorf("%d keys need a person, want 1", got)
+			}
+			retry := s.Retry
+			if oneKey {
+				retry = func(ctx context.Context) error { return s.RetryKey(ctx, ann) }
+			}
+			if err := retry(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			want(t, s, ann, "refreshed")
+			if got := s.Stats().NeedPerson; got != 0 {
+				t.Errorf("%d keys need a person afterwards", got)
+			}
+			if err := s.RetryKey(context.Background(), noKey); !errors.Is(err, tokensource.ErrKey) {
+				t.Errorf("a key that is none: %v", err)
+			}
+		})
+	}
+}
+
+// Retry does not wait for the next probe of a refused client, nor for a refused
+// user's turn.
+func TestRetryIsAtOnce(t *testing.T) {
+	for name, refusal := range map[string]error{"the client": refusal("invalid_client"), "a user": refusal("access_denied")} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var refuses atomic.Bool
+				refuses.Store(true)
+				g := &fakeGrant{perKey: true, onToken: func(context.Context, int, tokensource.Vars) (*tokenendpoint.Response, error) {
+					if refuses.Load() {
+						return nil, refusal
+					}
+					return answer("tok", "", time.Hour), nil
+				}}
+				s := newSource(t, tokensource.Config{Grant: g, KeyNames: []string{"user"}, Store: newMemStore()})
+				ann := tokensource.NewKey("ann")
+				for range 200 {
+					wantErr(t, s, ann, tokensource.ErrRefused)
+					time.Sleep(time.Second)
+				}
+				refuses.Store(false)
+				if err := s.Retry(context.Background()); err != nil {
+					t.Fatal(err)
+				}
+				want(t, s, ann, "tok")
+			})
+		})
+	}
+}
