@@ -57,7 +57,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if a.tracing, err = newTracing(ctx); err != nil {
 		return err
 	}
-	observer, err := withEvents(ctx, newObserver(a.tracing))
+	observer, err := withEvents(ctx, newObserver(a.tracing), a.resume)
 	if err != nil {
 		return err
 	}
@@ -87,14 +87,21 @@ func (a *App) Provision(ctx caddy.Context) error {
 }
 
 // Start implements caddy.App: from here on the sources use this config's
-// storage and logs. Those without keys look for their token, so that it is
-// renewed in time with no traffic at all.
+// storage and logs.
 func (a *App) Start() error {
 	for _, src := range a.built {
 		src.attach(a.env)
-		src.Resume()
 	}
 	return nil
+}
+
+// resume has sources without keys look for their token, or obtain it, so that it
+// is renewed in time with no traffic at all. It runs when all apps have started,
+// for apps start in any order: a token endpoint may be a site of the same Caddy.
+func (a *App) resume() {
+	for _, src := range a.built {
+		src.Resume()
+	}
 }
 
 // Stop implements caddy.App. When Caddy stops, sources finish their renewals

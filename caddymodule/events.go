@@ -50,8 +50,9 @@ type eventObserver struct {
 
 // withEvents adds the events to an observer. The events app is loaded for it
 // where the config has none: Caddy's http and tls apps do the same, and without
-// handlers it is an empty map.
-func withEvents(ctx caddy.Context, o tokensource.Observer) (tokensource.Observer, error) {
+// handlers it is an empty map. started is called when all apps of the config have
+// started.
+func withEvents(ctx caddy.Context, o tokensource.Observer, started func()) (tokensource.Observer, error) {
 	app, err := ctx.App("events")
 	if err != nil {
 		return nil, err
@@ -59,7 +60,7 @@ func withEvents(ctx caddy.Context, o tokensource.Observer) (tokensource.Observer
 	events := app.(*caddyevents.App)
 	q := newEventQueue(ctx, ctx.Logger(), func(name string, data map[string]any) { events.Emit(ctx, name, data) })
 	// Apps start in any order, and handlers are bound when the events app does.
-	if err := events.On("started", &onStarted{q.open}); err != nil {
+	if err := events.On("started", &onStarted{func() { q.open(); started() }}); err != nil {
 		return nil, fmt.Errorf("waiting for the config to start: %w", err)
 	}
 	return eventObserver{o, q}, nil
