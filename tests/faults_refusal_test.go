@@ -275,7 +275,7 @@ func TestFault52NewTokenIsNotKnownYet(t *testing.T) {
 	for s.p.TokenCount() < 2 { // the first, and one ahead of expiry
 		check()
 	}
-	for range 5 { // the last one has become known
+	for range 7 { // the last one has become known
 		check()
 	}
 	wg.Wait()
