@@ -190,7 +190,7 @@ func TestFault9Names(t *testing.T) {
 			s := newSidecarOf(t, p, setup{
 				tokenURL: "http://idp.invalid:" + port + "/token",
 				grant:    "allow_http idp.invalid\ntimeout 1s\ntransport {\nresolvers " + nameServer(t, &way) + "\n}",
-				source:   alwaysDue + "\nkey user {header.X-User}\nbreaker {\ntrip_after 1000\n}",
+				source:   alwaysDue + "\nkey user {header.X-User}\nmax_wait 1ms",
 			})
 			s.start(t)
 			get := func(user string) answer {

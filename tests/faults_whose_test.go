@@ -76,10 +76,6 @@ func TestFault54WrongSecretIsNotTheUsers(t *testing.T) {
 func TestFault55RefreshFailsForEver(t *testing.T) {
 	for name, fail := range map[string]http.HandlerFunc{
 		"500": func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "<html>Server Error</html>", 500) },
-		"invalid_request": func(w http.ResponseWriter, _ *http.Request) {
-			w.WriteHeader(http.StatusBadRequest)
-			_, _ = w.Write([]byte(`{"error":"invalid_request"}`))
-		},
 		"silence": func(_ http.ResponseWriter, r *http.Request) {
 			_, _ = io.Copy(io.Discard, r.Body) // or the end of the request is not noticed
 			<-r.Context().Done()

@@ -121,7 +121,7 @@ func TestFailingStoreIsNoticed(t *testing.T) {
 func TestStoreDownWithoutAToken(t *testing.T) {
 	p := provider.New(provider.Generic)
 	c := codes(p, freePort(t))
-	c.global = "storage test_broken"
+	c.global, c.source = "storage test_broken", answersAtOnce
 	s := watch(t, p, c)
 	s.load(t, s.config)
 	s.handOver(t)
