@@ -124,8 +124,9 @@ type evidence struct {
 // judgement is a fault, and how sure it is.
 type judgement struct {
 	fault Fault
-	// suspects: the client may be at fault instead. It is, when so many keys are
-	// refused alike with no success in between. 0: the fault is certain.
+	// suspects: the client may be at fault instead. With a 401 it is, when so many
+	// keys are refused alike with no success in between; with other words it is
+	// found out, see doubt. 0: the fault is certain.
 	suspects int
 }
 

@@ -86,7 +86,21 @@ type clientState struct {
 	// Suspicions that arose between these moments are taken back: they were the
 	// client's fault.
 	pardonFrom, pardonTo time.Time
+	doubt                doubt
 }
+
+// doubt is a state in which several keys in a row were refused in words that are
+// said of users, with no success in between. It may be the client all the same.
+// Nobody is held back for it, but it is found out: one of the refused keys is
+// tried as often as a refused client is.
+type doubt struct {
+	is     bool
+	probes int
+	next   time.Time
+}
+
+// due reports whether a refused key may be tried.
+func (d *doubt) due(now time.Time) bool { return d.is && !now.Before(d.next) }
 
 // turn is a renewal's place in the queue.
 type turn struct {
@@ -396,6 +410,9 @@ func (g *gate) succeeded(call callKind, took time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := time.Now()
+	if g.client.doubt.is { // it was the client, after all, or what the settings asked for
+		g.client.pardonFrom, g.client.pardonTo = g.client.gotToken, now
+	}
 	g.client.gotToken, g.lastToken = now, now
 	g.client.grantWorked = g.client.grantWorked || call == callGrant
 	g.answered(now)
@@ -417,6 +434,7 @@ func (g *gate) answered(now time.Time) {
 	g.failures, g.failed, g.slows, g.worked = 0, nil, 0, now
 	g.bare = bareRefusals{}
 	g.client.refused, g.client.certain, g.client.probes = nil, false, 0
+	g.client.doubt = doubt{}
 	clear(g.client.suspects)
 }
 
@@ -436,7 +454,11 @@ func (g *gate) refused(k Key, began time.Time, err error, j judgement) Fault {
 	}
 	certain := j.suspects == 0
 	if !certain && j.fault != FaultEndpoint && g.suspect(k, err, j.suspects) {
-		j.fault, certain = FaultClient, true
+		if j.fault == FaultClient || statusOf(err) == 401 {
+			j.fault, certain = FaultClient, true
+		} else if d := &g.client.doubt; !d.is {
+			*d = doubt{is: true, next: now.Add(probeAfter(0, random()))}
+		}
 	}
 	judged := &Failure{Fault: j.fault, Err: err}
 	switch j.fault {
@@ -544,6 +566,27 @@ func (g *gate) pardoned(at time.Time) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return !g.client.pardonTo.IsZero() && !at.Before(g.client.pardonFrom) && !at.After(g.client.pardonTo)
+}
+
+// mayTryRefused reports whether a key that was refused may be tried before its
+// time, to find out whether it is the client who is meant.
+func (g *gate) mayTryRefused(now time.Time) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.client.doubt.due(now)
+}
+
+// tryRefused is mayTryRefused for the one who does.
+func (g *gate) tryRefused(now time.Time) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	d := &g.client.doubt
+	if !d.due(now) {
+		return false
+	}
+	d.probes++
+	d.next = now.Add(probeAfter(d.probes, random()))
+	return true
 }
 
 // workedSince reports whether the endpoint has done its work since.

@@ -242,7 +242,8 @@ func (r *renewal) withheld(f failure) bool {
 	case f.err == nil || errors.Is(f.err, tokenstore.ErrUnreadable) || !time.Now().Before(f.callAt):
 		return false
 	case f.fault == FaultSuspected || f.fault == FaultUser:
-		return !r.s.gate.pardoned(f.at) // else it was the client's fault
+		// else it was the client's fault, or it is found out whether it is
+		return !r.s.gate.pardoned(f.at) && !r.s.gate.tryRefused(time.Now())
 	}
 	return true
 }

@@ -274,7 +274,7 @@ func (s *Source) mayTry(e *entry, now time.Time, urgent bool) (time.Duration, er
 	if s.store != nil && (f.err == nil || final(f.err)) {
 		return 0, nil // the store may have a token, whatever the endpoint says
 	}
-	if f.err != nil && now.Before(f.callAt) && !s.gate.pardoned(f.at) {
+	if f.err != nil && now.Before(f.callAt) && !s.gate.pardoned(f.at) && !s.gate.mayTryRefused(now) {
 		return f.callAt.Sub(now), f.err
 	}
 	return s.gate.check(now, e.key, urgent || s.hurries(e, now))
