@@ -38,13 +38,13 @@ func caddyfile(kind, listen, admin string, p *provider, lane int) string {
 	token_source bench {
 		grant client_credentials {
 			token_url %s
-			client_id id
-			client_secret secret
+			client_id %s
+			client_secret %s
 		}
-	}`, p.tokenURL())
+	}`, p.TokenURL, p.ClientID, p.ClientSecret)
 		transport = "transport bearer bench"
 	} else {
-		proxy = fmt.Sprintf("header_up Authorization \"Bearer %s\"", staticToken)
+		proxy = fmt.Sprintf("header_up Authorization \"Bearer %s\"", p.StaticToken)
 	}
 	scheme, options := "http://", ""
 	if p.ca != "" {
@@ -79,9 +79,7 @@ func (l *lab) contender(ctx context.Context, kind string, p *provider, lane int,
 	}
 	c := &contender{name: kind, addr: addr}
 	if kind == peer {
-		c.process, err = l.self("peer", []string{
-			"-listen", addr, "-token-url", p.tokenURL(), "-to", "http://" + p.Lanes[lane],
-		}, l.proxyCore, nil)
+		c.process, err = l.self("peer", peerArgs(addr, p, lane), l.proxyCore, nil)
 	} else {
 		err = l.caddy(c, kind, p, lane, admin)
 	}

@@ -10,8 +10,10 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
-	"time"
+
+	fake "github.com/caddy-bearer/caddy-bearer/tests/provider"
 )
 
 // control is the upstream's side of a scenario.
@@ -27,7 +29,7 @@ func (u *upstream) control() http.Handler {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 		}
 	})
-	mux.HandleFunc("POST /revoke", func(http.ResponseWriter, *http.Request) { u.revoke() })
+	mux.HandleFunc("POST /revoke", func(http.ResponseWriter, *http.Request) { u.RevokeClientTokens() })
 	mux.HandleFunc("GET /stats", func(w http.ResponseWriter, _ *http.Request) {
 		_ = json.NewEncoder(w).Encode(u.stats())
 	})
@@ -35,29 +37,30 @@ func (u *upstream) control() http.Handler {
 }
 
 func (u *upstream) apply(s settings) error {
-	u.mu.Lock()
-	u.set = s
-	u.mu.Unlock()
-	if s.Outage == outageRefuse {
-		u.closeToken()
+	u.SetLifetime(s.Lifetime)
+	u.SetThinking(s.Delay, s.Delay)
+	u.ClearScripts()
+	switch s.Outage {
+	case outage503:
+		u.ScriptToken(fake.Always(fake.Status(http.StatusServiceUnavailable, nil, `{"error":"temporarily_unavailable"}`)))
+	case outageRefuse:
+		u.Refuse()
 		return nil
 	}
-	return u.openToken()
-}
-
-// revoke kills every token that was issued.
-func (u *upstream) revoke() {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.live = map[string]time.Time{staticToken: u.live[staticToken]}
+	return u.Resume()
 }
 
 func (u *upstream) stats() stats {
-	u.mu.RLock()
-	defer u.mu.RUnlock()
+	c := u.Counts()
 	s := stats{
-		TokenCalls: u.calls.Load(), TokenIssued: u.granted.Load(), LastIssued: u.issued,
-		APICalls: u.api.Load(), APIRefused: u.refused.Load(),
+		TokenCalls: int64(u.TokenCount()), TokenIssued: int64(c.Grants),
+		APICalls: int64(c.API), APIRefused: int64(c.Unauthorized),
+	}
+	for _, call := range slices.Backward(u.TokenCalls()) {
+		if call.Outcome == fake.Issued {
+			s.LastIssued = call.Decided
+			break
+		}
 	}
 	for _, l := range u.lanes {
 		s.Lanes = append(s.Lanes, lane{l.conns.Load(), l.handshakes.Load(), l.resumed.Load()})
@@ -98,8 +101,6 @@ func (l *lab) provider(ctx context.Context, lanes int, overTLS, h2 bool) (*provi
 	}
 	return p, proc.listening(ctx, p.Control)
 }
-
-func (p *provider) tokenURL() string { return "http://" + p.Token + "/token" }
 
 func (p *provider) apply(ctx context.Context, s settings) error {
 	body, err := json.Marshal(s)

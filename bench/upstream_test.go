@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"path/filepath"
 	"slices"
@@ -12,15 +14,24 @@ import (
 	"time"
 )
 
-// testUpstream is an upstream in this process, with its control port.
-func testUpstream(t *testing.T, set settings) *provider {
+func listening(t *testing.T, lanes int, conf *tls.Config) (*upstream, announcement) {
 	t.Helper()
-	u := newUpstream()
-	where, err := u.listen(2, nil)
+	u, err := newUpstream()
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(u.closeToken)
+	t.Cleanup(u.Close)
+	where, err := u.listen(lanes, conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u, where
+}
+
+// testUpstream is an upstream in this process, with its control port.
+func testUpstream(t *testing.T, set settings) *provider {
+	t.Helper()
+	_, where := listening(t, 2, nil)
 	p := &provider{announcement: where}
 	if err := p.apply(t.Context(), set); err != nil {
 		t.Fatal(err)
@@ -30,7 +41,13 @@ func testUpstream(t *testing.T, set settings) *provider {
 
 func fetchToken(t *testing.T, p *provider) (token string, expiresIn int, status int) {
 	t.Helper()
-	resp, err := http.Post(p.tokenURL(), "application/x-www-form-urlencoded", strings.NewReader("grant_type=client_credentials"))
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, p.TokenURL, strings.NewReader("grant_type=client_credentials"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	req.SetBasicAuth(p.ClientID, p.ClientSecret)
+	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return "", 0, 0
 	}
@@ -77,7 +94,7 @@ func TestUpstreamRevokes(t *testing.T) {
 	if got := callAPI(t, p.Lanes[1], token); got != http.StatusUnauthorized {
 		t.Errorf("revoked token: %d", got)
 	}
-	if got := callAPI(t, p.Lanes[0], staticToken); got != http.StatusOK {
+	if got := callAPI(t, p.Lanes[0], p.StaticToken); got != http.StatusOK {
 		t.Errorf("static token: %d", got)
 	}
 	s, err := p.stats(t.Context())
@@ -93,7 +110,7 @@ func TestUpstreamRevokes(t *testing.T) {
 }
 
 func TestUpstreamTokensExpire(t *testing.T) {
-	p := testUpstream(t, settings{Lifetime: 0})
+	p := testUpstream(t, settings{Lifetime: time.Nanosecond})
 	token, _, _ := fetchToken(t, p)
 	if got := callAPI(t, p.Lanes[0], token); got != http.StatusUnauthorized {
 		t.Errorf("expired token: %d", got)
@@ -113,7 +130,7 @@ func TestUpstreamOutage(t *testing.T) {
 			t.Errorf("outage %q: %d, want %d", step.outage, got, step.status)
 		}
 	}
-	if got := callAPI(t, p.Lanes[0], staticToken); got != http.StatusOK {
+	if got := callAPI(t, p.Lanes[0], p.StaticToken); got != http.StatusOK {
 		t.Errorf("the API after an outage of the token endpoint: %d", got)
 	}
 }
@@ -123,12 +140,7 @@ func TestTLSUpstreamCountsHandshakes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u := newUpstream()
-	where, err := u.listen(1, serverTLS(cert, false))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(u.closeToken)
+	u, where := listening(t, 1, serverTLS(cert, false))
 	tr := &http.Transport{TLSClientConfig: trusting(t, cert), DisableKeepAlives: true}
 	for range 3 {
 		resp, err := (&http.Client{Transport: tr}).Get("https://" + where.Lanes[0])
@@ -151,4 +163,44 @@ func trusting(t *testing.T, cert tls.Certificate) *tls.Config {
 	pool := x509.NewCertPool()
 	pool.AddCert(parsed)
 	return &tls.Config{RootCAs: pool}
+}
+
+// The provider refuses a client that it does not know: the credentials must
+// get from its announcement to the proxies.
+func TestPeerGetsAToken(t *testing.T) {
+	p := testUpstream(t, settings{Lifetime: time.Hour})
+	addr, err := freeAddr()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- servePeer(ctx, peerArgs(addr, p, 0)) }()
+	c := &contender{name: peer, addr: addr, process: new(process)}
+	err = c.answers(ctx)
+	stop()
+	if ended := <-done; !errors.Is(ended, http.ErrServerClosed) {
+		t.Error(ended)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func TestCaddyfileHasTheCredentials(t *testing.T) {
+	p := &provider{announcement: announcement{
+		TokenURL: "http://the-endpoint", ClientID: "the-id", ClientSecret: "the-secret", StaticToken: "the-token",
+		Lanes: []string{"127.0.0.1:1"},
+	}}
+	for kind, wants := range map[string][]string{
+		bearer: {"token_url http://the-endpoint\n", "client_id the-id\n", "client_secret the-secret\n"},
+		plain:  {`header_up Authorization "Bearer the-token"`},
+	} {
+		text := caddyfile(kind, "127.0.0.1:2", "off", p, 0)
+		for _, want := range wants {
+			if !strings.Contains(text, want) {
+				t.Errorf("%s: no %q in\n%s", kind, want, text)
+			}
+		}
+	}
 }

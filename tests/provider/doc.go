@@ -7,7 +7,8 @@
 // calls came back with 200.
 //
 // A [Provider] is both an [http.Handler], for real sockets, and an [http.RoundTripper], for tests of the library
-// that want no network and a fake clock. [Start] gives it an address of its own.
+// that want no network and a fake clock. [Start] gives it an address of its own, which may refuse connections for a while,
+// and Fast is its API for benchmarks, at no more cost than a look at the token.
 //
 // # What it can be told
 //
