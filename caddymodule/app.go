@@ -58,7 +58,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if a.tracing, err = newTracing(ctx); err != nil {
 		return err
 	}
-	observer, err := withEvents(ctx, newObserver(a.tracing))
+	observer, err := withEvents(ctx, newObserver(a.tracing), a.resume)
 	if err != nil {
 		return err
 	}
@@ -92,14 +92,21 @@ func (a *App) Provision(ctx caddy.Context) error {
 
 // Start implements caddy.App. From now on the sources use this config's storage
 // and logs: only now is it certain that all modules of the config were
-// provisioned. Sources without keys obtain their token, so that it is renewed in
-// time even without traffic.
+// provisioned. The sources obtain no token yet, see resume.
 func (a *App) Start() error {
 	for _, src := range a.built {
 		src.attach(a.env)
-		src.Resume()
 	}
 	return nil
+}
+
+// resume makes sources without keys look for their token, or obtain it, so that it
+// is renewed in time even without traffic. It runs when all apps have started. Apps
+// start in any order, and a token endpoint may be a site of the same Caddy.
+func (a *App) resume() {
+	for _, src := range a.built {
+		src.Resume()
+	}
 }
 
 // Stop implements caddy.App. Sources that only this config uses finish their

@@ -50,8 +50,8 @@ type eventObserver struct {
 
 // withEvents adds the events to an observer. It loads the events app if the config
 // has none. Caddy's http and tls apps do the same, and without handlers that app is
-// an empty map.
-func withEvents(ctx caddy.Context, o tokensource.Observer) (tokensource.Observer, error) {
+// an empty map. started is called when all apps of the config have started.
+func withEvents(ctx caddy.Context, o tokensource.Observer, started func()) (tokensource.Observer, error) {
 	app, err := ctx.App("events")
 	if err != nil {
 		return nil, err
@@ -60,7 +60,7 @@ func withEvents(ctx caddy.Context, o tokensource.Observer) (tokensource.Observer
 	q := newEventQueue(ctx, ctx.Logger(), func(name string, data map[string]any) { events.Emit(ctx, name, data) })
 	// Apps start in any order, and the events app binds its handlers when it starts.
 	// An event before that would reach nobody, so events wait until all have started.
-	if err := events.On("started", &onStarted{q.open}); err != nil {
+	if err := events.On("started", &onStarted{func() { q.open(); started() }}); err != nil {
 		return nil, fmt.Errorf("waiting for the config to start: %w", err)
 	}
 	return eventObserver{o, q}, nil

@@ -51,7 +51,7 @@ func TestFault13AbsurdExpiry(t *testing.T) {
 // refresh token beside it, that brings the next.
 func TestFault59DeadToken(t *testing.T) {
 	for name, expires := range map[string]any{
-		"zero": 0, "negative": -1, "a date": time.Now().Add(-time.Hour).UTC().Format(time.RFC3339), "epoch": time.Now().Add(-time.Hour).Unix(),
+		"zero": 0, "a date": time.Now().Add(-time.Hour).UTC().Format(time.RFC3339),
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSidecar(t, setup{source: "max_wait 1ms"})

@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/caddy-bearer/caddy-bearer/tests/fleet/idp"
 	"github.com/caddy-bearer/caddy-bearer/tests/fleet/rig"
+	"github.com/caddy-bearer/caddy-bearer/tests/provider"
 )
 
 func (k *killer) count(is func(death) bool) int {
@@ -20,16 +20,16 @@ func (k *killer) count(is func(death) bool) int {
 
 // windows are the times from the provider's answer until the new generation was stored, where nobody was killed in
 // between. They are measured from the moment before the answer goes out to the moment after which the write was noticed.
-func (k *killer) windows() (all []time.Duration, longest idp.Call) {
+func (k *killer) windows() (all []time.Duration, longest provider.Call) {
 	most := time.Duration(0)
-	calls := k.provider.Calls()
+	calls := k.provider.TokenCalls()
 	for i, c := range calls {
-		if c.Outcome != idp.Issued && c.Outcome != idp.Reissued {
+		if c.Outcome != provider.Issued && c.Outcome != provider.Reissued {
 			continue
 		}
 		end := time.Now()
 		if i+1 < len(calls) {
-			end = calls[i+1].Arrived
+			end = calls[i+1].Time
 		}
 		if written := k.stored.Between(c.Decided, end); len(written) > 0 && !k.cutOff(c, written[0]) {
 			window := written[0].Sub(c.Decided)
@@ -42,9 +42,9 @@ func (k *killer) windows() (all []time.Duration, longest idp.Call) {
 }
 
 // cutOff reports whether the caller was killed before it could write. A call may arrive when its sender is dead already.
-func (k *killer) cutOff(c idp.Call, written time.Time) bool {
+func (k *killer) cutOff(c provider.Call, written time.Time) bool {
 	return k.count(func(d death) bool {
-		return d.victim == c.Who && d.Gone.Add(notes).After(c.Arrived) && d.Gone.Add(notes).Before(written)
+		return d.victim == c.Who() && d.Gone.Add(notes).After(c.Time) && d.Gone.Add(notes).Before(written)
 	}) > 0
 }
 

@@ -10,16 +10,16 @@ import (
 	"strings"
 	"time"
 
-	"github.com/caddy-bearer/caddy-bearer/tests/fleet/idp"
 	"github.com/caddy-bearer/caddy-bearer/tests/fleet/rig"
+	"github.com/caddy-bearer/caddy-bearer/tests/provider"
 )
 
 // killer kills the replica that renews, again and again.
 type killer struct {
 	*kills
 	fleet    *rig.Fleet
-	provider *idp.Provider
-	arrivals <-chan idp.Arrival
+	provider *provider.Server
+	arrivals <-chan provider.Arrival
 	load     *rig.Load
 	stored   *rig.Watch
 	deaths   []death
@@ -41,7 +41,7 @@ type death struct {
 	number    int
 	victim    string
 	phase     phase
-	call      idp.Call // the last that the victim made; zero: none since its last renewal
+	call      provider.Call // the last that the victim made; zero: none since its last renewal
 	restarted time.Time
 	renewed   time.Time // when the next generation was written
 	by        int       // the number of the call that it came of
@@ -166,8 +166,8 @@ func (k *killer) settled() int {
 // was not.
 func (k *killer) renewedAfter(moment time.Time) (at time.Time, by int) {
 	const enough = 20 // since then
-	for _, c := range slices.Backward(k.provider.Last(enough)) {
-		if !c.Arrived.After(moment) || c.Outcome != idp.Issued && c.Outcome != idp.Reissued {
+	for _, c := range slices.Backward(k.provider.LastTokenCalls(enough)) {
+		if !c.Time.After(moment) || c.Outcome != provider.Issued && c.Outcome != provider.Reissued {
 			continue
 		}
 		if written := k.stored.Between(c.Decided, time.Now()); len(written) > 0 {
@@ -181,17 +181,17 @@ func (k *killer) renewedAfter(moment time.Time) (at time.Time, by int) {
 const notes = 5 * time.Millisecond
 
 // place finds out where in a renewal a kill fell.
-func (k *killer) place(victim string, d rig.Death) (phase, idp.Call) {
-	var call idp.Call
-	for _, c := range k.provider.Calls() {
-		if c.Who == victim && c.Arrived.Before(d.Gone) && c.Number > k.settled() {
+func (k *killer) place(victim string, d rig.Death) (phase, provider.Call) {
+	var call provider.Call
+	for _, c := range k.provider.TokenCalls() {
+		if c.Who() == victim && c.Time.Before(d.Gone) && c.Number > k.settled() {
 			call = c
 		}
 	}
 	switch {
 	case call.Number == 0:
 		return beforeCall, call
-	case call.Outcome == idp.HungUp, call.Decided.IsZero(), call.Decided.After(d.Gone):
+	case call.Outcome == provider.HungUp, call.Decided.IsZero(), call.Decided.After(d.Gone):
 		return duringCall, call
 	case len(k.stored.Between(call.Decided, d.Gone.Add(notes))) > 0:
 		return afterWrite, call
@@ -240,7 +240,7 @@ func (k *killer) authorize(ctx context.Context, r *rig.Replica) error {
 	var body []byte
 	err := rig.Until(ctx, rig.Hang, "a code is taken", func() bool {
 		_ = pause(ctx, 20*time.Millisecond)
-		form := url.Values{"code": {k.provider.Code()}}
+		form := url.Values{"code": {k.provider.NewCode("person")}}
 		header := http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}
 		var err error
 		status, body, err = r.Post(ctx, "/tokens/code", header, []byte(form.Encode()))

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/caddy-bearer/caddy-bearer/tests/fleet/idp"
 	"github.com/caddy-bearer/caddy-bearer/tests/fleet/rig"
 )
 
@@ -50,15 +49,16 @@ func (s *kills) run(ctx context.Context, l lab) (*report, error) {
 	if s.aimed != aimRenewal && s.aimed != aimAnswer {
 		return nil, fmt.Errorf("-aim %s: expected %s or %s", s.aimed, aimRenewal, aimAnswer)
 	}
-	// A strict provider does nothing for a client that hung up before its answer: else no write could be fast enough. One
-	// that takes the old token again may well be careless.
-	p, err := idp.Start(idp.Settings{
-		Lifetime: s.lifetime, MinDelay: s.minDelay, MaxDelay: s.maxDelay, Grace: s.grace, Careless: s.grace > 0,
-	})
+	p, err := rig.StartProvider(s.lifetime)
 	if err != nil {
 		return nil, err
 	}
 	defer p.Close()
+	p.SetThinking(s.minDelay, s.maxDelay)
+	p.SetGrace(s.grace)
+	// A strict provider does nothing for a client that hung up before its answer: else no write could be fast enough. One
+	// that takes the old token again may well be careless.
+	p.SetAttentive(s.grace == 0)
 	store, err := openStore(ctx, s.store, l.dir)
 	if err != nil {
 		return nil, err
@@ -88,12 +88,12 @@ func (s *kills) run(ctx context.Context, l lab) (*report, error) {
 }
 
 func (k *killer) report(tally rig.Tally, took time.Duration, stuck error) *report {
-	provider := fmt.Sprintf("a used refresh token taken for %v more", k.grace)
+	strictness := fmt.Sprintf("a used refresh token taken for %v more", k.grace)
 	if k.grace == 0 {
-		provider = "strict provider"
+		strictness = "strict provider"
 	}
 	r := &report{title: fmt.Sprintf("kills: %d replicas, store %s, %s, tokens of %v, refresh_ahead %s, token endpoint %v to %v, aimed at the %s",
-		k.replicas, k.store, provider, k.lifetime, k.ahead, k.minDelay, k.maxDelay, k.aimed)}
+		k.replicas, k.store, strictness, k.lifetime, k.ahead, k.minDelay, k.maxDelay, k.aimed)}
 	r.exactly("kills", len(k.deaths), k.kills.kills)
 	if stuck != nil {
 		r.must(false, "the run", stuck, "not stuck")
@@ -124,7 +124,7 @@ func (k *killer) report(tally rig.Tally, took time.Duration, stuck error) *repor
 	r.bound(p99 < k.window, "from answer to write, p99", fmt.Sprintf("%.1f ms", ms(p99)), fmt.Sprintf("< %v", k.window))
 	if p99 >= k.window {
 		r.tell("around the longest", k.fleet.Timeline(
-			longest.Arrived.Add(-100*time.Millisecond), longest.Decided.Add(time.Second), k.stored, k.lines()...))
+			longest.Time.Add(-100*time.Millisecond), longest.Decided.Add(time.Second), k.stored, k.lines()...))
 	}
 	r.note("calls", "%d, and %d cut off by a kill", tally.Made-tally.Down, tally.Down)
 	r.note("failed calls", "%v", tally)

@@ -9,8 +9,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/caddy-bearer/caddy-bearer/tests/fleet/idp"
 	"github.com/caddy-bearer/caddy-bearer/tests/fleet/rig"
+	"github.com/caddy-bearer/caddy-bearer/tests/provider"
 	"github.com/caddy-bearer/caddy-bearer/tests/redistest"
 )
 
@@ -72,7 +72,7 @@ type site struct {
 	main, second    *redistest.Server
 	one, other      *redistest.Proxy // to the main one
 	following       *redistest.Proxy // through which the second follows
-	provider        *idp.Provider
+	provider        *provider.Server
 	fleet           *rig.Fleet
 	load            *rig.Load
 	stored          *rig.Watch
@@ -87,11 +87,12 @@ func (s *outages) suffer(ctx context.Context, l lab, r *report, name string) err
 	defer o.close()
 	x := &site{outside: o, outages: s, ctx: ctx, load: &rig.Load{Rate: s.rate}, replicated: name == failover}
 	var err error
-	x.provider, err = idp.Start(idp.Settings{Lifetime: s.lifetime, MinDelay: 20 * time.Millisecond, MaxDelay: 80 * time.Millisecond, Careless: true})
+	x.provider, err = rig.StartProvider(s.lifetime)
 	if err != nil {
 		return err
 	}
 	defer x.provider.Close()
+	x.provider.SetThinking(20*time.Millisecond, 80*time.Millisecond)
 	if err := o.try(x.open); err != nil {
 		return err
 	}
@@ -149,8 +150,8 @@ func (x *site) lines(i int) string {
 
 func (x *site) generation() int {
 	n := 0
-	for _, c := range x.provider.Calls() {
-		if c.Outcome == idp.Issued {
+	for _, c := range x.provider.TokenCalls() {
+		if c.Outcome == provider.Issued {
 			n = max(n, c.Generation+1)
 		}
 	}

@@ -12,8 +12,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/caddy-bearer/caddy-bearer/tests/fleet/idp"
 	"github.com/caddy-bearer/caddy-bearer/tests/fleet/rig"
+	"github.com/caddy-bearer/caddy-bearer/tests/provider"
 )
 
 // reloads is a run in which a Caddy with the module and a plain one are reloaded, side by side and under the same load.
@@ -80,7 +80,7 @@ type reloaded struct {
 }
 
 func (s *reloads) run(ctx context.Context, l lab) (*report, error) {
-	p, err := idp.Start(idp.Settings{Lifetime: time.Hour})
+	p, err := rig.StartProvider(time.Hour)
 	if err != nil {
 		return nil, err
 	}
@@ -89,8 +89,8 @@ func (s *reloads) run(ctx context.Context, l lab) (*report, error) {
 		"THE_SOURCE", `token_source fleet {
 		grant refresh_token {
 			token_url `+p.URL+`/token
-			client_id `+idp.ClientID+`
-			client_secret `+idp.ClientSecret+`
+			client_id `+p.ClientID+`
+			client_secret `+p.ClientSecret+`
 			refresh_token {env.FLEET_SEED}
 		}
 	}`, "THE_TRANSPORT", "transport bearer fleet", "THE_HEADER", "")
@@ -98,7 +98,7 @@ func (s *reloads) run(ctx context.Context, l lab) (*report, error) {
 		return nil, err
 	}
 	plain, err := startReloaded(ctx, l, "plain", p,
-		"THE_SOURCE", "", "THE_TRANSPORT", "transport http", "THE_HEADER", `header_up Authorization "Bearer `+p.Static()+`"`)
+		"THE_SOURCE", "", "THE_TRANSPORT", "transport http", "THE_HEADER", `header_up Authorization "Bearer `+p.NewAccessToken("plain", 24*time.Hour)+`"`)
 	if err != nil {
 		return nil, errors.Join(err, module.Stop())
 	}
@@ -113,11 +113,11 @@ func (s *reloads) run(ctx context.Context, l lab) (*report, error) {
 	return s.report(module, plain, p.Counts(), took), nil
 }
 
-func startReloaded(ctx context.Context, l lab, name string, p *idp.Provider, replace ...string) (*reloaded, error) {
+func startReloaded(ctx context.Context, l lab, name string, p *provider.Server, replace ...string) (*reloaded, error) {
 	home := filepath.Join(l.dir, name)
 	text := strings.NewReplacer(append(replace, "THE_API", p.URL)...).Replace(reloadedFile)
 	text = strings.ReplaceAll(text, rig.Home, home)
-	r, err := rig.NewReplica(l.program, home, name, []string{"FLEET_SEED=" + p.Seed()}, strings.ReplaceAll(text, "THE_NUMBER", "0"))
+	r, err := rig.NewReplica(l.program, home, name, []string{"FLEET_SEED=" + p.NewRefreshToken(name)}, strings.ReplaceAll(text, "THE_NUMBER", "0"))
 	if err != nil {
 		return nil, err
 	}
@@ -238,7 +238,7 @@ func (r *reloaded) rest(ctx context.Context) (rig.Footprint, error) {
 	return last, errors.Join(err, failed)
 }
 
-func (s *reloads) report(module, plain *reloaded, c idp.Counts, took time.Duration) *report {
+func (s *reloads) report(module, plain *reloaded, c provider.Counts, took time.Duration) *report {
 	r := &report{title: fmt.Sprintf("reloads: %d, one each %v, of a Caddy with the module and of a plain one at once, over unix sockets, %v calls/s at each",
 		s.reloads, s.every, s.rate)}
 	growth := func(judge func(bool, string, any, string), what string, slack, before, after, plainBefore, plainAfter int, unit int, word string) {

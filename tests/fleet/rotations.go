@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/caddy-bearer/caddy-bearer/tests/fleet/idp"
 	"github.com/caddy-bearer/caddy-bearer/tests/fleet/rig"
+	"github.com/caddy-bearer/caddy-bearer/tests/provider"
 )
 
 // rotations is a fleet that shares one rotating refresh token.
@@ -41,11 +41,13 @@ func rotationsCommand(f *flag.FlagSet) func(context.Context, lab) (*report, erro
 }
 
 func (s *rotations) run(ctx context.Context, l lab) (*report, error) {
-	p, err := idp.Start(idp.Settings{Lifetime: s.lifetime, MinDelay: s.delay / 4, MaxDelay: s.delay, Careless: true, RevokeEvery: s.revoke})
+	p, err := rig.StartProvider(s.lifetime)
 	if err != nil {
 		return nil, err
 	}
 	defer p.Close()
+	p.SetThinking(s.delay/4, s.delay)
+	p.SetRevokeEvery(s.revoke)
 	store, err := openStore(ctx, s.store, l.dir)
 	if err != nil {
 		return nil, err
@@ -86,12 +88,12 @@ func (s *rotations) patience() time.Duration {
 
 func (s *rotations) report(f *rig.Fleet, load *rig.Load, tally rig.Tally, took time.Duration) *report {
 	c := f.Provider.Counts()
-	calls := f.Provider.Calls()
+	calls := f.Provider.TokenCalls()
 	generation, callers := 0, map[string]bool{}
 	for _, call := range calls {
-		if call.Outcome == idp.Issued {
+		if call.Outcome == provider.Issued {
 			generation = max(generation, call.Generation+1)
-			callers[call.Who] = true
+			callers[call.Who()] = true
 		}
 	}
 	r := &report{title: fmt.Sprintf("rotations: %d replicas, store %s, tokens of %v, refresh_ahead %s, token endpoint %v to %v, %v calls/s at each",
@@ -117,9 +119,9 @@ func ms(d time.Duration) float64 { return d.Seconds() * 1e3 }
 // explain shows the first thing that went wrong, and what happened around it.
 func (s *rotations) explain(r *report, f *rig.Fleet, tally rig.Tally, stored *rig.Watch) {
 	var first time.Time
-	for _, call := range f.Provider.Calls() {
-		if call.Outcome != idp.Issued && call.Outcome != idp.HungUp {
-			first = call.Arrived
+	for _, call := range f.Provider.TokenCalls() {
+		if call.Outcome != provider.Issued && call.Outcome != provider.HungUp {
+			first = call.Time
 			break
 		}
 	}

@@ -3,6 +3,7 @@ package provider
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 )
 
@@ -23,8 +24,9 @@ const (
 
 // Call is one request that the provider received.
 type Call struct {
-	// Endpoint is what it was addressed to.
+	// Endpoint is what it was addressed to, and Number counts the calls to it from 1.
 	Endpoint Endpoint
+	Number   int
 	// Time is when it arrived.
 	Time time.Time
 	// Method, Host and Path are as received.
@@ -41,6 +43,13 @@ type Call struct {
 	// token endpoint they tell of the token issued.
 	Holder string
 	Serial int
+	// Family is the grant that a token request is about, where it is for a code or a refresh token. Generation is that of
+	// the refresh token that it brought.
+	Family, Generation int
+	// Outcome is what came of a token request, and Decided when: a refresh token was used up at that time, a moment before
+	// the answer went out. Sent is when an answer without a script was given to the kernel.
+	Outcome       Outcome
+	Decided, Sent time.Time
 	// Refused says why the call was refused, where it was by the provider's own rules and not by a script.
 	Refused string
 	// Status is what was answered: zero if nothing was.
@@ -63,6 +72,23 @@ func (p *Provider) selectCalls(match func(*Call) bool) []Call {
 // TokenCalls lists the calls to the token endpoints, user creation included.
 func (p *Provider) TokenCalls() []Call {
 	return p.selectCalls(func(c *Call) bool { return c.Endpoint == Token || c.Endpoint == User })
+}
+
+// LastTokenCalls lists the last n calls to the token endpoints, user creation included.
+func (p *Provider) LastTokenCalls(n int) []Call {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var out []Call
+	for _, c := range slices.Backward(p.calls) {
+		if len(out) == n {
+			break
+		}
+		if c.Endpoint == Token || c.Endpoint == User {
+			out = append(out, *c)
+		}
+	}
+	slices.Reverse(out)
+	return out
 }
 
 // APICalls lists the calls to the API.
@@ -95,6 +121,7 @@ func (p *Provider) Forget() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.calls = nil
+	p.tally = Counts{}
 	clear(p.counts)
 }
 
@@ -112,6 +139,7 @@ func (p *Provider) begin(e Endpoint, r *http.Request) *Call {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.counts[e]++
+	c.Number = p.counts[e]
 	if !p.settings.forgetful || e != API {
 		p.calls = append(p.calls, c)
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"time"
 )
 
@@ -19,15 +20,17 @@ type Exchange struct {
 	W http.ResponseWriter
 	R *http.Request
 
-	p       *Provider
-	call    *Call
-	body    []byte // of a token request
-	read    bool   // the body was read
-	faults  []string
-	query   tokenRequest
-	refusal *Answer
-	token   *accessToken
-	next    *Answer
+	p        *Provider
+	call     *Call
+	body     []byte // of a token request
+	read     bool   // the body was read
+	faults   []string
+	query    tokenRequest
+	thinking time.Duration // before a token request is decided
+	refusal  *Answer
+	outcome  Outcome // of a token request, where it is a special one
+	token    *accessToken
+	next     *Answer
 }
 
 // Answer is a whole answer.
@@ -74,7 +77,7 @@ func (p *Provider) serve(part Part, w http.ResponseWriter, r *http.Request) {
 	}
 	x.inspect()
 	if step.run == nil {
-		x.Answer(x.Next())
+		x.reply()
 		return
 	}
 	step.run(x)
@@ -116,10 +119,13 @@ func (x *Exchange) inspect() {
 	defer x.p.mu.Unlock()
 	switch x.call.Endpoint {
 	case API:
-		x.refusal = x.p.admitCall(x)
+		if x.refusal = x.p.admitCall(x); x.refusal != nil {
+			x.p.tally.Unauthorized++
+		}
 	case Token, User:
 		x.query, x.refusal = x.p.dialect.read(x.p, x)
 		x.call.GrantType = x.query.grant
+		x.arrive()
 	case Authorize:
 	}
 }
@@ -132,7 +138,13 @@ func (x *Exchange) Next() Answer {
 	if err := x.readBody(); err != nil {
 		panic(http.ErrAbortHandler)
 	}
-	a := x.decide()
+	var a Answer
+	switch x.call.Endpoint {
+	case Token, User:
+		a = x.grant(x.think())
+	case Authorize, API:
+		a = x.decide()
+	}
 	x.next = &a
 	if x.call.Endpoint == Token || x.call.Endpoint == User {
 		x.hold()
@@ -140,21 +152,49 @@ func (x *Exchange) Next() Answer {
 	return a
 }
 
-// decide works out the answer.
-func (x *Exchange) decide() Answer {
+// grant works out the answer to a token request, and notes what came of it.
+func (x *Exchange) grant(now time.Time) Answer {
 	x.p.mu.Lock()
 	defer x.p.mu.Unlock()
 	if x.refusal != nil {
+		x.decided(Rejected, now)
 		return *x.refusal
 	}
-	switch x.call.Endpoint {
-	case Token, User:
-		return x.p.dialect.grant(x.p, x, x.query)
-	case Authorize:
+	a := x.p.dialect.grant(x.p, x, x.query)
+	switch {
+	case x.outcome != "":
+	case a.Status == http.StatusOK:
+		x.outcome = Issued
+	default:
+		x.outcome = Unknown
+	}
+	x.decided(x.outcome, now)
+	return a
+}
+
+// decide works out the answer to any other call.
+func (x *Exchange) decide() Answer {
+	x.p.mu.Lock()
+	defer x.p.mu.Unlock()
+	switch {
+	case x.refusal != nil:
+		return *x.refusal
+	case x.call.Endpoint == Authorize:
 		return x.p.authorize(x)
-	case API:
 	}
 	return x.p.dialect.echo(x.echo())
+}
+
+// reply sends the answer that is not scripted.
+func (x *Exchange) reply() {
+	a := x.Next()
+	if x.call.Endpoint == API {
+		x.Answer(a)
+		return
+	}
+	x.Answer(a.with("Content-Length", strconv.Itoa(len(a.Body))))
+	_ = http.NewResponseController(x.W).Flush()
+	x.p.note(func() { x.call.Sent = time.Now() })
 }
 
 // hold waits for as long as SetTokenDelay says.

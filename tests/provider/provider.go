@@ -1,12 +1,3 @@
-// Package provider is a fake OAuth provider that tests can script.
-//
-// It plays each of the four systems that the module was made for, and a plain RFC 6749 one, as strictly as their
-// documentation describes them: a request that the real system would refuse is refused in that system's own words,
-// and is remembered as a violation. A test that ends with no violations has therefore shown more than that its
-// calls came back with 200.
-//
-// A [Provider] is both an [http.Handler], for real sockets, and an [http.RoundTripper], for tests of the library
-// that want no network and a fake clock.
 package provider
 
 import (
@@ -93,6 +84,9 @@ type Provider struct {
 	violations []string
 	calls      []*Call
 	counts     map[Endpoint]int
+	tally      Counts
+	retired    map[int]time.Time // when the access tokens of a family die that were issued until then
+	arrivals   []chan<- Arrival
 	scripts    map[Endpoint][]Step
 }
 
@@ -111,6 +105,11 @@ type settings struct {
 	ipHeader       string
 	deviceHeader   string
 	forgetful      bool
+	grace          time.Duration
+	revokeEvery    int
+	minThinking    time.Duration
+	maxThinking    time.Duration
+	attentive      bool
 }
 
 // New makes a provider of the given kind with credentials of its own.
@@ -124,6 +123,7 @@ func New(kind Kind) *Provider {
 		refreshes: map[string]*refreshToken{},
 		codes:     map[string]*code{},
 		last:      map[string]*accessToken{},
+		retired:   map[int]time.Time{},
 		scripts:   map[Endpoint][]Step{},
 		counts:    map[Endpoint]int{},
 		settings: settings{

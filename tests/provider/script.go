@@ -26,11 +26,11 @@ func Always(s Step) Step {
 func Committed(s Step) Step {
 	inner := s.run
 	s.run = func(x *Exchange) {
-		a := x.Next()
 		if inner == nil {
-			x.Answer(a)
+			x.reply()
 			return
 		}
+		x.Next()
 		inner(x)
 	}
 	return s
@@ -110,7 +110,7 @@ func Business(status int, code string) Step { return answering(*mondiaPay{}.fail
 func Function(f func(w http.ResponseWriter, r *http.Request) bool) Step {
 	return Step{run: func(x *Exchange) {
 		if !f(x.W, x.R) {
-			x.Answer(x.Next())
+			x.reply()
 		}
 	}}
 }

@@ -66,6 +66,29 @@ func (p *Provider) SetRotate(on bool) {
 	p.set(func(s *settings) { s.rotate = on })
 }
 
+// SetGrace has a used refresh token taken for a while longer, as some providers do, but only while nobody has used its
+// successor. Zero: not at all.
+func (p *Provider) SetGrace(d time.Duration) {
+	p.set(func(s *settings) { s.grace = d })
+}
+
+// SetRevokeEvery makes all access tokens of a rotating grant die together with each n-th generation, an eighth of their
+// lifetime later. The refresh token stays good. Zero: never.
+func (p *Provider) SetRevokeEvery(n int) {
+	p.set(func(s *settings) { s.revokeEvery = n })
+}
+
+// SetThinking bounds how long the token endpoints think before the grant is done, uniformly at random. A client that
+// hangs up meanwhile has its refresh token used up all the same, unless the provider is attentive.
+func (p *Provider) SetThinking(shortest, longest time.Duration) {
+	p.set(func(s *settings) { s.minThinking, s.maxThinking = shortest, longest })
+}
+
+// SetAttentive has nothing done for a client that hung up before its grant was done.
+func (p *Provider) SetAttentive(on bool) {
+	p.set(func(s *settings) { s.attentive = on })
+}
+
 // SetReissue makes grants and refreshes give the very token that the holder has already, dead or alive.
 func (p *Provider) SetReissue(on bool) {
 	p.set(func(s *settings) { s.reissue = on })

@@ -13,26 +13,19 @@ import (
 
 // accessToken is one token that was issued.
 type accessToken struct {
-	value   string
-	serial  int
-	holder  string // the user or, for a client's own token, ""
-	client  bool
-	family  int
-	expires time.Time // zero: never
-	revoked bool
+	value  string
+	serial int
+	holder string // the user or, for a client's own token, ""
+	client bool
+	family int
+	// generation counts the refreshes of the grant, from 1 for its first token
+	generation int
+	expires    time.Time // zero: never
+	revoked    bool
 }
 
 func (t *accessToken) live(now time.Time) bool {
 	return !t.revoked && (t.expires.IsZero() || now.Before(t.expires))
-}
-
-// refreshToken is one refresh token that was issued.
-type refreshToken struct {
-	holder  string
-	client  bool
-	family  int
-	spent   bool
-	revoked bool
 }
 
 // code is one authorization code.
@@ -99,16 +92,31 @@ func (p *Provider) newFamily() int {
 	return p.families
 }
 
+// NewAccessToken issues a user's access token of a new grant, for something that is given one and does not renew it.
+func (p *Provider) NewAccessToken(user string, lifetime time.Duration) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.issueFor(lifetime, user, false, p.newFamily()).value
+}
+
 // issue makes an access token. The lock is held.
 func (p *Provider) issue(holder string, client bool, family int) *accessToken {
 	key := fmt.Sprint(client, holder)
 	if old := p.last[key]; old != nil && p.settings.reissue {
 		return old
 	}
-	lifetime, prefix := p.settings.lifetime, ""
+	lifetime := p.settings.lifetime
 	if client {
 		lifetime = p.settings.clientLifetime
 	}
+	t := p.issueFor(lifetime, holder, client, family)
+	p.last[key] = t
+	return t
+}
+
+// issueFor makes an access token that lives for some time, or for ever if that is 0. The lock is held.
+func (p *Provider) issueFor(lifetime time.Duration, holder string, client bool, family int) *accessToken {
+	prefix := ""
 	if p.kind == Mondia {
 		prefix = "U"
 		if client {
@@ -116,7 +124,7 @@ func (p *Provider) issue(holder string, client bool, family int) *accessToken {
 		}
 	}
 	p.serial++
-	t := &accessToken{serial: p.serial, holder: holder, client: client, family: family}
+	t := &accessToken{serial: p.serial, holder: holder, client: client, family: family, generation: 1}
 	if lifetime > 0 {
 		t.expires = time.Now().Add(lifetime)
 	}
@@ -125,7 +133,6 @@ func (p *Provider) issue(holder string, client bool, family int) *accessToken {
 		t.value = p.asJWT(t)
 	}
 	p.tokens[t.value] = t
-	p.last[key] = t
 	return t
 }
 
@@ -140,13 +147,6 @@ func (p *Provider) asJWT(t *accessToken) string {
 	encode := base64.RawURLEncoding.EncodeToString
 	value := encode([]byte(`{"alg":"HS512","typ":"JWT"}`)) + "." + encode(claims) + "." + t.value
 	p.secrets = append(p.secrets, value)
-	return value
-}
-
-// issueRefresh makes a refresh token. The lock is held.
-func (p *Provider) issueRefresh(t *accessToken) string {
-	value := p.newSecret("", "refresh")
-	p.refreshes[value] = &refreshToken{holder: t.holder, client: t.client, family: t.family}
 	return value
 }
 
@@ -179,51 +179,8 @@ func (p *Provider) redeem(x *Exchange, value, redirect string) (*code, string) {
 	}
 	c.spent = true
 	c.family = p.newFamily()
+	x.call.Family = c.family
 	return c, ""
-}
-
-// useRefresh looks up a refresh token and, if it is one that was rotated away, revokes all that came of its grant.
-// The lock is held.
-func (p *Provider) useRefresh(x *Exchange, value string) *refreshToken {
-	rt := p.refreshes[value]
-	switch {
-	case rt == nil:
-		x.violation("refresh token was never issued")
-		return nil
-	case rt.spent:
-		p.alarms++
-		x.violation("refresh token reused after rotation")
-		p.revokeFamily(rt.family)
-		return nil
-	case rt.revoked:
-		return nil
-	}
-	return rt
-}
-
-// refresh issues what a refresh token buys: the new access token, and the refresh token to use from now on. The
-// lock is held.
-func (p *Provider) refresh(value string, rt *refreshToken) (t *accessToken, next string) {
-	t = p.issue(rt.holder, rt.client, rt.family)
-	if !p.settings.rotate {
-		return t, value
-	}
-	rt.spent = true
-	return t, p.issueRefresh(t)
-}
-
-// revokeFamily kills all that came of one grant. The lock is held.
-func (p *Provider) revokeFamily(family int) {
-	for _, t := range p.tokens {
-		if t.family == family {
-			t.revoked = true
-		}
-	}
-	for _, rt := range p.refreshes {
-		if rt.family == family {
-			rt.revoked = true
-		}
-	}
 }
 
 // revokeTokens kills the access tokens that match.

@@ -13,7 +13,7 @@ import (
 	"text/template"
 	"time"
 
-	"github.com/caddy-bearer/caddy-bearer/tests/fleet/idp"
+	"github.com/caddy-bearer/caddy-bearer/tests/provider"
 )
 
 // Plan says what fleet is wanted.
@@ -25,7 +25,7 @@ type Plan struct {
 	// Replicas is how many.
 	Replicas int
 	// Provider is who gives tokens.
-	Provider *idp.Provider
+	Provider *provider.Server
 	// Grant is refresh_token, with one seed for all, or authorization_code: then somebody must Authorize.
 	Grant string
 	// Ahead is the option refresh_ahead: 75%.
@@ -93,7 +93,7 @@ func (p *Plan) Storage() string { return filepath.Join(p.Dir, "storage") }
 // Launch starts a fleet, all replicas at once.
 func Launch(ctx context.Context, p Plan) (*Fleet, error) {
 	f := &Fleet{Plan: p}
-	seed := p.Provider.Seed()
+	seed := p.Provider.NewRefreshToken("person")
 	for i := range p.Replicas {
 		r, err := f.newReplica(i, seed)
 		if err != nil {
@@ -121,13 +121,13 @@ func (f *Fleet) newReplica(i int, seed string) (*Replica, error) {
 	}
 	var text strings.Builder
 	err := caddyfileTemplate.Execute(&text, map[string]string{
-		"Store": store, "Grant": f.Grant, "URL": f.Provider.URL, "ClientID": idp.ClientID,
-		"Who": idp.Who, "Name": name, "RedirectURI": idp.RedirectURI, "Ahead": f.Ahead,
+		"Store": store, "Grant": f.Grant, "URL": f.Provider.URL, "ClientID": f.Provider.ClientID,
+		"Who": provider.Who, "Name": name, "RedirectURI": f.Provider.RedirectURI, "Ahead": f.Ahead,
 	})
 	if err != nil {
 		return nil, err
 	}
-	env := []string{"FLEET_SECRET=" + idp.ClientSecret, "FLEET_SEED=" + seed}
+	env := []string{"FLEET_SECRET=" + f.Provider.ClientSecret, "FLEET_SEED=" + seed}
 	return NewReplica(f.Program, filepath.Join(f.Dir, name), name, env, text.String())
 }
 

@@ -21,8 +21,8 @@ type Line struct {
 // replicas logged, and what else the caller knows.
 func (f *Fleet) Timeline(from, to time.Time, stored *Watch, more ...Line) string {
 	lines := more
-	for _, c := range f.Provider.Calls() {
-		lines = append(lines, Line{c.Arrived, "provider: " + c.String()})
+	for _, c := range f.Provider.TokenCalls() {
+		lines = append(lines, Line{c.Time, "provider: " + c.String()})
 	}
 	if stored != nil {
 		for _, at := range stored.Between(from, to) {
