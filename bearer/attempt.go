@@ -12,21 +12,24 @@ import (
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
 )
 
-// attempt is the sending of one request: with a token, and again if the API
-// refuses it and there is reason to think that this helps.
+// attempt sends one request with a token. If the API refuses the token, retry
+// takes over and decides whether a second sending can help.
 type attempt struct {
 	t      *Transport
 	req    *http.Request
 	key    tokensource.Key
-	values []string // the key's, for templates
+	values []string // of the key, for templates
 	body   *capturedBody
 	// blamed is the refusal that counts for the breaker; nil: there is none.
 	blamed *blamed
 }
 
-// run sends the request. The verdict is for the API's breaker.
+// run sends the request. The verdict tells the API's breaker whether the token
+// was accepted, was refused, or whether the response says nothing about it.
 func (a *attempt) run(token *tokensource.Token) (*http.Response, tokensource.Verdict, error) {
 	defer a.body.release()
+	// Asked before the request is sent: a success of another request that comes
+	// while this one is under way must not count as evidence from before it.
 	worked := token.Worked()
 	res, refused, err := a.send(token)
 	switch {
@@ -35,17 +38,21 @@ func (a *attempt) run(token *tokensource.Token) (*http.Response, tokensource.Ver
 	case !refused:
 		return a.accepted(res, token)
 	}
-	// A copy: so the attempt of a request that is accepted at once stays off the heap.
+	// retry gets a copy of the attempt. A pointer would move every attempt to the
+	// heap, also that of a request which the API accepts at once.
 	r := retry{attempt: *a, res: res, token: token, worked: worked, sendings: 1, since: time.Now()}
 	res, verdict, err := r.run()
 	a.blamed = r.blamed
 	return res, verdict, err
 }
 
-// injectError: the token could not be put into the request.
+// injectError says that the token could not be put into the request, so that
+// nothing was sent.
 type injectError struct{ error }
 
-// send makes one round trip and reports whether the API refused the token.
+// send makes one round trip and reports whether the API refused the token. It
+// sends a copy: Caddy logs the original request afterwards, and a further sending
+// starts from it again.
 func (a *attempt) send(token *tokensource.Token) (*http.Response, bool, error) {
 	out, err := a.t.injector.inject(a.req, token, a.values)
 	if err != nil {
@@ -53,6 +60,8 @@ func (a *attempt) send(token *tokensource.Token) (*http.Response, bool, error) {
 	}
 	if a.body != nil {
 		out.Body = a.body.open()
+		// With GetBody, net/http sends the request again by itself after GOAWAY or on
+		// a dead idle connection. Without it, a request with a body would fail there.
 		if out.GetBody == nil {
 			out.GetBody = a.body.getBody
 		}
@@ -73,8 +82,9 @@ func (a *attempt) send(token *tokensource.Token) (*http.Response, bool, error) {
 	return res, refused, nil
 }
 
-// failed counts the failure of the first sending, and returns it as the caller
-// gets it.
+// failed counts the failure of the first sending, and returns the caller's
+// error. An error of the connection is returned as it is: Caddy's load balancing
+// looks at its type to decide about another upstream.
 func (a *attempt) failed(err error) error {
 	var bad injectError
 	if errors.As(err, &bad) {
@@ -89,9 +99,10 @@ func (a *attempt) accepted(res *http.Response, token *tokensource.Token) (*http.
 	a.t.observer.Request(ResultOK)
 	keepPrivate(res.Header)
 	if res.StatusCode >= http.StatusInternalServerError {
-		return res, tokensource.Neutral, nil // out of order: says nothing of the token
+		return res, tokensource.Neutral, nil // a broken API says nothing about the token
 	}
 	token.Accepted()
+	// The common case, an API that refuses nothing, costs one atomic load here.
 	if m := &a.t.breakers.memory; m.watching.Load() != 0 {
 		m.accepted(a.key, a.req, res.StatusCode, time.Now())
 	}
@@ -100,9 +111,11 @@ func (a *attempt) accepted(res *http.Response, token *tokensource.Token) (*http.
 
 var private = []string{"private"}
 
-// keepPrivate has shared caches between the app and this transport treat the
-// answer as what it is, one to a request with Authorization: such a cache saw
-// none, and would store what RFC 9111, section 3.5 forbids.
+// keepPrivate marks a response as private, unless it already says how caches may
+// treat it. A shared cache must not store the response to a request with
+// Authorization (RFC 9111, section 3.5). But a cache between the app and this
+// transport sees a request without that header, and would give one user's
+// response to another.
 func keepPrivate(h http.Header) {
 	cc, ok := h["Cache-Control"]
 	if !ok {
@@ -120,15 +133,16 @@ func keepPrivate(h http.Header) {
 	h["Cache-Control"] = append(slices.Clone(cc), "private")
 }
 
-// lastError is an error after which the request must not be sent to another
-// upstream: its body was read. Caddy retries what it finds to be a DialError,
-// net/http what may be sent again, and both would send nothing for a body. So the error keeps what it says, and
-// whether it was a time-out or the client's end, and hides what it is.
+// lastError is the error of a request that nobody may send again, because its
+// body has been read. Caddy retries a DialError at another upstream, and
+// net/http retries some errors of its own. Both would send the request with an
+// empty body, and the app would see a success. So lastError keeps the text, and
+// tells a timeout and a canceled request, but hides the type of the error.
 type lastError struct{ err error }
 
 func (e lastError) Error() string { return e.err.Error() }
 
-// Is lets the client's end be seen.
+// Is matches context.Canceled only: it says that the client has gone.
 func (e lastError) Is(target error) bool {
 	return target == context.Canceled && errors.Is(e.err, context.Canceled)
 }

@@ -7,47 +7,55 @@ import (
 	"sync"
 )
 
-// capturedBody is a request body that remembers what was read of it, up to a
-// limit, so that it can be sent again whole. It remembers while the body
-// streams, not before: nothing waits for a slow client. A further sending gets
-// what is remembered, and then the rest as the client sends it: the client may
-// be waiting for the answer.
+// capturedBody is a request body that can be sent again. It remembers what was
+// read of it, up to a limit.
 //
-// net/http may still be reading a body when the answer to it arrives, and
-// closes it later; Caddy's own body, once closed, cannot be read on. So a
-// reader that is no longer wanted is cut off from the source, and the source
-// stays open until the answer is final.
+// It remembers the body while the body streams to the API. Reading the whole
+// body first would be simpler, but then a request would wait for a slow client,
+// and a client that waits for the response before it sends the rest would wait
+// for ever. For the same reason a further sending gets the remembered part
+// first, and then the rest as the client sends it.
 //
-// A nil capturedBody is that of a request without one.
+// Two readers may exist at the same time. When a response arrives early,
+// net/http may still be reading the body of that sending, and closes it only
+// later. The client's body must survive this: once Caddy's body is closed,
+// nobody can read on. So each sending gets a bodyReader of its own. A reader
+// that is no longer wanted is cut off, and its Close closes nothing. The
+// client's body stays open until the response is final.
+//
+// A nil capturedBody stands for a request without a body.
 type capturedBody struct {
-	max int64 // how much is remembered
-	src io.ReadCloser
+	max int64         // how many bytes are remembered
+	src io.ReadCloser // the client's body
 	// getBody is reopen, as [http.Request.GetBody].
 	getBody func() (io.ReadCloser, error)
-	// atEnd is called when the source has ended, before its reader hears of it.
+	// atEnd is called when src has ended, before the reader learns of the end.
 	atEnd func()
-	// trailer is what is sent after it; nil: the request announced no trailers.
+	// trailer is sent after the body; nil: the request announced no trailers.
 	trailer http.Header
 
-	// reading is held by whoever reads the source, which may take as long as
-	// the client likes; mu guards the rest and is only ever held briefly.
+	// There are two locks because a read from the client may take minutes, while
+	// release and rewind must not wait. reading is held during a read from src.
+	// mu guards the fields below and is never held during I/O.
 	reading chan struct{}
 	mu      sync.Mutex
 	buf     []byte
-	err     error // the source's end: io.EOF, or a failure
-	over    bool  // more was read than is remembered: it cannot be sent again
-	final   bool  // nothing will be sent again: no more remembering
-	closed  bool  // the current reader was closed
-	reader  *bodyReader
-	first   bodyReader // saves an allocation
+	err     error       // how src ended: io.EOF, or a failure
+	over    bool        // more was read than is remembered: the body cannot be sent again
+	final   bool        // the response is final: nothing is sent again or remembered
+	closed  bool        // the current reader was closed
+	reader  *bodyReader // the current one; nil: none since rewind
+	first   bodyReader  // the first sending's, which saves an allocation
 }
 
-// bodyBuffers are reused: most requests are never sent again.
+// bodyBuffers are reused, because most requests are never sent again and need
+// their buffer only for a moment.
 var bodyBuffers = sync.Pool{New: func() any { return new([]byte) }}
 
-// captureBody takes over the request's body; nil if it has none. Of one that is
-// known to be too long nothing is remembered: it can be sent again only as long
-// as nothing of it was read.
+// captureBody takes over the request's body. It returns nil if there is none. If
+// Content-Length says that the body is too long, nothing is remembered. Such a
+// request can still be sent again if the API refuses it before any of the body
+// was read, for instance while the app waits for 100 (Continue).
 func captureBody(req *http.Request, limit int64) *capturedBody {
 	if req.Body == nil || req.Body == http.NoBody {
 		return nil
@@ -63,8 +71,8 @@ func captureBody(req *http.Request, limit int64) *capturedBody {
 	return b
 }
 
-// open returns the body to send, from its beginning, and cuts off the reader
-// given out before.
+// open returns a reader of the whole body for one sending. The reader of the
+// sending before is cut off.
 func (b *capturedBody) open() io.ReadCloser {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -81,9 +89,9 @@ func (b *capturedBody) openLocked() io.ReadCloser {
 	return r
 }
 
-// reopen is open for net/http, which sends a request again by itself when it
-// knows that the other side has not processed it: after GOAWAY, or on a
-// connection that turns out to be dead.
+// reopen is the request's GetBody. net/http calls it to send a request again by
+// itself, when it knows that the API has not processed the request: after
+// GOAWAY, or when an idle connection turns out to be dead.
 func (b *capturedBody) reopen() (io.ReadCloser, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -93,14 +101,14 @@ func (b *capturedBody) reopen() (io.ReadCloser, error) {
 	return b.openLocked(), nil
 }
 
-// whole reports whether everything that was read is remembered. The caller
-// holds b.mu.
+// whole reports whether everything that was read so far is still remembered. The
+// caller holds b.mu.
 func (b *capturedBody) whole() bool {
 	return !b.over && !b.final && (b.err == nil || errors.Is(b.err, io.EOF))
 }
 
-// replayable reports whether the body can be sent again, so far as is known:
-// what has not been read yet may prove too long.
+// replayable reports whether the body can be sent again, as far as is known now.
+// A part that has not been read yet may prove too long.
 func (b *capturedBody) replayable() bool {
 	if b == nil {
 		return true
@@ -112,11 +120,14 @@ func (b *capturedBody) replayable() bool {
 
 var errBodyGone = errors.New("the request's body cannot be sent again")
 
-// rewind cuts off the reader in use, if the body can be sent again. From then on
-// whatever a reading under way brings is remembered for the next reader. The
-// connection of the first sending ends with that, if it was not done: it must
-// not be used for the second one, for a server that answers early is likely to
-// close it.
+// rewind prepares a further sending and reports whether one is possible. It cuts
+// off the current reader. If that reader is just waiting for the client, the
+// bytes that arrive are remembered for the next reader.
+//
+// If the first sending was not complete, its connection ends now, because its
+// reader fails. That is intended: a server that responds before it has read the
+// whole body is likely to close the connection, so the second sending must not
+// use it.
 func (b *capturedBody) rewind() bool {
 	if b == nil {
 		return true
@@ -130,8 +141,8 @@ func (b *capturedBody) rewind() bool {
 	return true
 }
 
-// readSource reads on for a reader, remembering. The caller holds b.reading, and
-// the reader has read all that is remembered.
+// readSource reads from the client for reader r and remembers the bytes. The
+// caller holds b.reading, and r has read everything that is remembered.
 func (b *capturedBody) readSource(r *bodyReader, p []byte) (int, error) {
 	b.mu.Lock()
 	err := b.err
@@ -148,8 +159,8 @@ func (b *capturedBody) readSource(r *bodyReader, p []byte) (int, error) {
 	b.err = err
 	switch {
 	case b.reader != r:
-		// It was cut off meanwhile. The next reader needs these bytes, however many
-		// are remembered.
+		// r was cut off during the read. The client will not send these bytes again,
+		// and the next reader needs them, so they are kept even beyond the limit.
 		if b.reader != nil || !b.final {
 			b.buf = append(b.buf, p[:n]...)
 			b.over = b.over || int64(len(b.buf)) > b.max
@@ -157,6 +168,7 @@ func (b *capturedBody) readSource(r *bodyReader, p []byte) (int, error) {
 		return 0, errBodyGone
 	case n == 0:
 	case b.final, b.over, int64(len(b.buf)+n) > b.max:
+		// From here on the body only streams through.
 		b.over = true
 		b.recycle()
 		r.at = 0
@@ -167,7 +179,8 @@ func (b *capturedBody) readSource(r *bodyReader, p []byte) (int, error) {
 	return n, err
 }
 
-// recycle gives the memory back. The caller holds b.mu, and nobody needs it.
+// recycle gives the buffer back to the pool. The caller holds b.mu, and no reader
+// needs the buffer any more.
 func (b *capturedBody) recycle() {
 	if cap(b.buf) > 0 {
 		buf := b.buf[:0]
@@ -176,8 +189,9 @@ func (b *capturedBody) recycle() {
 	b.buf = nil
 }
 
-// release says that the answer is final. It does not wait: in a stream that
-// runs both ways the client may be read long after the answer began.
+// release says that the response is final, so that nothing will be sent again.
+// It does not wait for the body to end: in a bidirectional stream the client
+// goes on sending long after the response has begun.
 func (b *capturedBody) release() {
 	if b == nil {
 		return
@@ -189,15 +203,18 @@ func (b *capturedBody) release() {
 			b.reader.at = 0
 		}
 		b.recycle()
-	} // else the last sending is still under way, from this memory
-	closed := b.closed || b.reader == nil // nobody is left to close it
+	} // else the last sending still reads from the buffer
+	// If the reader is closed already, or cut off, its Close will not close src:
+	// it must be closed here.
+	closed := b.closed || b.reader == nil
 	b.mu.Unlock()
 	if closed {
 		_ = b.src.Close()
 	}
 }
 
-// touched reports whether something of the body was read.
+// touched reports whether any of the body was read. If so, nobody else may send
+// the request again, see lastError.
 func (b *capturedBody) touched() bool {
 	if b == nil {
 		return false
@@ -207,10 +224,10 @@ func (b *capturedBody) touched() bool {
 	return b.over || len(b.buf) > 0 || b.err != nil
 }
 
-// bodyReader reads a captured body from its beginning.
+// bodyReader reads a captured body from its beginning, for one sending.
 type bodyReader struct {
 	body *capturedBody
-	at   int // how much of body.buf was read; guarded by body.mu
+	at   int // how many bytes of body.buf it has read; guarded by body.mu
 }
 
 // Read implements io.Reader.
@@ -219,16 +236,19 @@ func (r *bodyReader) Read(p []byte) (int, error) {
 	if n, err := r.remembered(p); n > 0 || err != nil {
 		return n, err
 	}
+	// Only one reader reads from the client at a time. The reader before this one
+	// may still be waiting there, after it was cut off.
 	b.reading <- struct{}{}
 	defer func() { <-b.reading }()
-	// The reader before this one may have been reading until now.
+	// What it got in the end is in the buffer now.
 	if n, err := r.remembered(p); n > 0 || err != nil {
 		return n, err
 	}
 	return b.readSource(r, p)
 }
 
-// remembered reads from memory; 0 and no error when that is used up.
+// remembered reads from the buffer. It returns 0 and no error when the reader has
+// read all of it.
 func (r *bodyReader) remembered(p []byte) (int, error) {
 	b := r.body
 	b.mu.Lock()
@@ -244,7 +264,8 @@ func (r *bodyReader) remembered(p []byte) (int, error) {
 	return n, nil
 }
 
-// Close implements io.Closer.
+// Close implements io.Closer. It closes the client's body only if no further
+// sending can need it.
 func (r *bodyReader) Close() error {
 	b := r.body
 	b.mu.Lock()
@@ -259,5 +280,5 @@ func (r *bodyReader) Close() error {
 	return nil
 }
 
-// drain reads on and throws away, at most n bytes.
+// drain reads and discards at most n bytes.
 func drain(r io.Reader, n int64) { _, _ = io.CopyN(io.Discard, r, n) }

@@ -9,13 +9,13 @@ import (
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
 )
 
-// Breakers are the circuit breakers at one API, one for each key that has
-// something to count: one user's revoked consent shuts nobody else out, and a
-// million users who are well cost nothing. A breaker opens when the API keeps
-// refusing tokens; then one request at a time tries whether it still does.
+// Breakers are the circuit breakers at one API. Each key has its own breaker, so
+// that one user's revoked consent does not shut out the others. A breaker exists
+// only while it has something to count, so a million users whose tokens work
+// cost nothing. A breaker opens when the API keeps refusing a key's tokens. Then
+// one request at a time probes whether the API still does.
 //
-// They also hold what refusals have taught of the API, for a minute: which
-// requests no new token cures.
+// Breakers also remember for a minute which requests no new token cures.
 type Breakers struct {
 	settings tokensource.BreakerSettings
 	log      *slog.Logger
@@ -25,19 +25,21 @@ type Breakers struct {
 	memory   memory
 }
 
-// keyBreaker is one key's. It remembers the token whose refusals it counts.
+// keyBreaker is the breaker of one key. It remembers the token whose refusals it
+// counts.
 type keyBreaker struct {
 	*tokensource.Breaker
 	token *tokensource.Token
-	last  atomic.Int64 // when it last got a verdict (Unix nanoseconds)
-	count atomic.Int64 // the refusals since it was made
+	last  atomic.Int64 // when it got its last verdict, in Unix nanoseconds
+	count atomic.Int64 // refusals since it was made
 }
 
-// probeDeadline is how long a half-open breaker waits for its probe.
+// probeDeadline is how long a half-open breaker waits for its probe. gobreaker
+// would wait for ever, and a hung probe would keep the breaker shut.
 const probeDeadline = 10 * time.Second
 
-// NewBreakers makes the breakers for one API. What is zero in the settings
-// gets its default. Changes of state are logged; log may be nil.
+// NewBreakers makes the breakers for one API. A setting that is zero gets its
+// default. Changes of state are logged; log may be nil.
 func NewBreakers(s tokensource.BreakerSettings, log *slog.Logger) *Breakers {
 	s.SetDefaults()
 	if log == nil {
@@ -49,10 +51,14 @@ func NewBreakers(s tokensource.BreakerSettings, log *slog.Logger) *Breakers {
 // Settings returns the settings, with their defaults.
 func (bs *Breakers) Settings() tokensource.BreakerSettings { return bs.settings }
 
-// allow asks whether a request may be sent. If so, done takes its verdict, and
-// the refusal if it is one. A
-// token that only a person can replace (renewable is false) and that was
-// replaced starts with a clean slate: what was counted is of the old one.
+// allow asks whether a request may be sent. If so, the caller reports the outcome
+// to done: the verdict, and the refusal if there was one.
+//
+// If a person has replaced the token, a new breaker begins, because the old one
+// has counted refusals of the old token. That is so for a token that only a
+// person can replace (renewable is false) and for one that came from a code. A
+// renewal alone resets nothing: refusals that go on after renewals are what the
+// breaker is there to count.
 func (bs *Breakers) allow(k tokensource.Key, token *tokensource.Token, renewable bool) (done func(tokensource.Verdict, *blamed), err error) {
 	if bs.counting.Load() == 0 {
 		return bs.first(k, token), nil
@@ -79,8 +85,8 @@ func (bs *Breakers) allow(k tokensource.Key, token *tokensource.Token, renewable
 	}, nil
 }
 
-// report passes a verdict on, and tells when it changes the breaker's state, and
-// after what.
+// report gives the verdict to the breaker. If that changes the breaker's state,
+// it logs the change and the refusal that caused it.
 func (bs *Breakers) report(k tokensource.Key, b *keyBreaker, done func(tokensource.Verdict), v tokensource.Verdict, refusal *blamed) {
 	before := b.State()
 	b.last.Store(time.Now().UnixNano())
@@ -103,7 +109,7 @@ func (bs *Breakers) report(k tokensource.Key, b *keyBreaker, done func(tokensour
 	bs.log.Warn("the API's circuit breaker", attrs...)
 }
 
-// first makes a breaker when there is something to count.
+// first is done for a key without a breaker. It makes one at the first failure.
 func (bs *Breakers) first(k tokensource.Key, token *tokensource.Token) func(tokensource.Verdict, *blamed) {
 	return func(v tokensource.Verdict, refusal *blamed) {
 		if v != tokensource.Fails {
@@ -124,11 +130,11 @@ func (bs *Breakers) first(k tokensource.Key, token *tokensource.Token) func(toke
 	}
 }
 
-// maxBreakers bounds the breakers of keys that failed and never came back.
+// maxBreakers bounds the memory for keys that failed and were never used again.
 const maxBreakers = 10_000
 
-// makeRoom drops a breaker, preferably a closed one, when there are too many.
-// The caller holds bs.mu.
+// makeRoom drops a breaker if there are too many: an old one, or a closed one of
+// the few that it looks at. The caller holds bs.mu.
 func (bs *Breakers) makeRoom() {
 	if len(bs.byKey) < maxBreakers {
 		return
@@ -153,7 +159,7 @@ func (bs *Breakers) drop(k tokensource.Key) {
 	bs.counting.Store(int64(len(bs.byKey)))
 }
 
-// forget drops a breaker with nothing to count.
+// forget drops a breaker that has nothing to count any more.
 func (bs *Breakers) forget(k tokensource.Key, b *keyBreaker) {
 	bs.mu.Lock()
 	defer bs.mu.Unlock()
@@ -162,8 +168,7 @@ func (bs *Breakers) forget(k tokensource.Key, b *keyBreaker) {
 	}
 }
 
-// Worst returns the state of the breaker that is worst off: closed if all is
-// well.
+// Worst returns the worst state of all breakers: closed if all is well.
 func (bs *Breakers) Worst() tokensource.BreakerState {
 	bs.mu.Lock()
 	defer bs.mu.Unlock()
@@ -175,8 +180,9 @@ func (bs *Breakers) Worst() tokensource.BreakerState {
 	return worst
 }
 
-// sweep drops the breakers of keys that have not come back for long after
-// theirs would have let a probe through. The caller holds bs.mu.
+// sweep drops breakers that got no verdict for a long time, measured from when
+// they would have let a probe through. Otherwise a user who never comes back
+// would keep the source's state bad. The caller holds bs.mu.
 func (bs *Breakers) sweep() {
 	oldest := time.Now().Add(-forgetAfter * bs.settings.OpenFor).UnixNano()
 	for k, b := range bs.byKey {
@@ -186,5 +192,5 @@ func (bs *Breakers) sweep() {
 	}
 }
 
-// forgetAfter is after how many times open_for.
+// forgetAfter is how many times open_for a breaker is kept without a verdict.
 const forgetAfter = 10

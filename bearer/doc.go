@@ -5,30 +5,33 @@
 //
 // # What happens to a request
 //
-//   - The token is put into it: as Authorization: Bearer, or where
-//     [Transport.Inject] says. Credentials that the request brings are removed.
-//   - If the API refuses the token ([AuthFailure]; status 401 unless told
-//     otherwise), a token that worked is renewed once for all requests, and the
-//     request is sent again with the new one. For this the first
-//     [Transport.ReplayBody] bytes of its body are remembered while they are sent.
-//   - A token that is new may not be known at the API yet ([Transport.Settle]): the
-//     request waits and is sent again, or is sent with the token before.
-//   - If a new token is refused as well while it works for others, it is about the
-//     request, and none is renewed for it for a minute.
-//   - If nothing helps, the caller gets the API's refusal as it came. Its header
-//     Proxy-Status says why.
-//   - If refusals go on and nothing works, a circuit breaker opens ([Breakers]) and
-//     requests get an error at once, until a probe finds that tokens work again.
+//   - The transport puts the token into the request: as Authorization: Bearer, or
+//     where [Transport.Inject] says. It removes credentials that the request
+//     brings.
+//   - If the API refuses a token that worked before ([AuthFailure]; status 401 by
+//     default), the token is renewed once for all requests, and the request is
+//     sent again with the new one. For this the transport remembers the first
+//     [Transport.ReplayBody] bytes of the body while it sends them.
+//   - If the API refuses a new token, it may not know that token yet
+//     ([Transport.Settle]). The request waits and is sent again, or is sent with
+//     the previous token.
+//   - If the API refuses the new token, too, but accepts it from other requests,
+//     the request is the cause. For a minute no token is renewed for it.
+//   - If nothing helps, the caller gets the API's refusal unchanged. The header
+//     Proxy-Status says why nothing helped.
+//   - If the API keeps refusing and accepts none of the key's tokens, a circuit
+//     breaker opens ([Breakers]). Requests then get an error at once, until a
+//     probe finds that the API accepts tokens again.
 //
-// The request itself is never modified. Answers pass as they come, except that
-// an answer to an accepted token is marked private for caches: they see a
-// request without Authorization.
+// The transport never modifies the request. It passes responses on unchanged,
+// with one exception: it marks the response to an accepted token as private,
+// because a cache in front sees a request without Authorization.
 //
 // # Errors
 //
-// No request is ever sent without a token. Where there is none, the error is an
-// [*Error]; http.Client wraps it in a [net/url.Error]. What to do about it is
-// told by package tokensource:
+// No request is ever sent without a token. If there is no token, the error is an
+// [*Error]; http.Client wraps it in a [net/url.Error]. The errors of package
+// tokensource say what to do:
 //
 //	switch {
 //	case errors.Is(err, tokensource.ErrAuthorizationRequired):

@@ -17,28 +17,28 @@ import (
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
-// Injection is one thing that is put into a request. Exactly one of Header,
-// Query and Cookie is set.
+// Injection is a header, query parameter or cookie that the transport puts into
+// each request. Exactly one of Header, Query and Cookie is set.
 type Injection struct {
-	// The name of a header. It must not be one of the connection's, such as Host.
+	// The name of a header. It must not belong to the connection, as Host does.
 	Header string
 	// The name of a query parameter.
 	Query string
 	// The name of a cookie.
 	Cookie string
-	// What goes there: {token} is the token, {token.NAME} a member of the answer
-	// that it came in, by its path (user.tenant, tenants.0, id_token; left out if the
-	// answer had none, see [tokensource.Source.Keep]), {key.NAME} a value of the
-	// key. Required.
+	// The value, in which {token} is the token and {key.NAME} a value of the key.
+	// {token.NAME} is a member of the response that brought the token, by its path:
+	// user.tenant, tenants.0, id_token. If the response has no such member, the
+	// injection is left out, see [tokensource.Source.Keep]. Required.
 	Value string
-	// Template is Value as a program has resolved it: with secrets in it, which
-	// are never read as a template. Default: Value, parsed.
+	// Template is Value after a program has resolved it. It may hold secrets, which
+	// are not parsed as a template again. Default: Value, parsed.
 	Template tokenendpoint.Template
 }
 
 func (in *Injection) name() string { return in.Header + in.Query + in.Cookie }
 
-// kind names it in errors.
+// kind names the injection in errors.
 func (in *Injection) kind() string {
 	switch {
 	case in.Query != "":
@@ -49,9 +49,8 @@ func (in *Injection) kind() string {
 	return "header " + in.Header
 }
 
-// Check reports what is wrong with the name, or that there is no value. Which
-// variables the value may have depends on the source; [Transport.Init] looks at
-// them.
+// Check reports a wrong name or a missing value. It cannot check the variables in
+// the value, because they depend on the source; [Transport.Init] does that.
 func (in *Injection) Check() error {
 	set := 0
 	for _, name := range []string{in.Header, in.Query, in.Cookie} {
@@ -72,7 +71,7 @@ func (in *Injection) Check() error {
 	return nil
 }
 
-// template returns what goes there.
+// template returns the parsed value. Its variables must exist.
 func (in *Injection) template(keyNames []string) (tokenendpoint.Template, error) {
 	t := in.Template
 	if t.IsZero() {
@@ -96,15 +95,15 @@ func (in *Injection) template(keyNames []string) (tokenendpoint.Template, error)
 
 // injector puts tokens into requests.
 type injector struct {
-	// plain: the token goes into Authorization as a Bearer, which is prepared
-	// with the token.
+	// plain: the token goes into Authorization as Bearer. The token has that header
+	// ready, so the common case allocates nothing for it.
 	plain    bool
 	items    []injected
 	keyNames []string
 	usesKey  bool // a value of the key goes into the request
 	// remove are the names of headers that must not come from the app.
 	remove []string
-	// members are those of the token's response that values are made of.
+	// members are the members of the token's response that values refer to.
 	members []string
 }
 
@@ -152,8 +151,9 @@ func newInjector(list []Injection, keyNames, remove []string) (injector, error) 
 	return ij, nil
 }
 
-// inject returns the request with the token in it. The request itself is not
-// changed: its sender may look at it afterwards, and use it again.
+// inject returns a copy of the request with the token in it. It does not change
+// the request itself: an http.RoundTripper must not, Caddy logs the request
+// afterwards, and a replay starts from it again.
 func (ij *injector) inject(req *http.Request, token *tokensource.Token, key []string) (*http.Request, error) {
 	out := new(http.Request)
 	*out = *req
@@ -175,8 +175,10 @@ func (ij *injector) inject(req *http.Request, token *tokensource.Token, key []st
 	return out, nil
 }
 
-// removeSpellings removes what a server behind CGI-like rules would take for
-// one of the removed headers. Most names need no closer look.
+// removeSpellings removes other spellings of the removed headers, such as
+// Authorization_ and PROXY_AUTHORIZATION. Servers that map headers to variables
+// in the way of CGI take those for the real ones. Most names cannot be such a
+// spelling and cost only the first comparison.
 func (ij *injector) removeSpellings(h http.Header) {
 	for name := range h {
 		if strings.Contains(name, "_") || strings.HasSuffix(name, "-") || strings.HasPrefix(name, "-") {
@@ -187,22 +189,22 @@ func (ij *injector) removeSpellings(h http.Header) {
 	}
 }
 
-// removes reports whether a header of this name must not come from the app.
-// '_' counts as '-', as in CGI; net/http has made the case uniform already.
+// removes reports whether a header of this name must not come from the app. As in
+// CGI, _ and - are the same.
 func (ij *injector) removes(name string) bool {
 	plain := strings.Trim(strings.ReplaceAll(name, "_", "-"), "-")
 	return slices.ContainsFunc(ij.remove, func(r string) bool { return strings.EqualFold(r, plain) })
 }
 
-// captureTrailer has trailers go out of a map of the body's own: the request's
-// must not be changed, and may hold what must not be sent. A server's request
-// gets its trailers when the body has been read.
+// captureTrailer gives the body a trailer map of its own, without the removed
+// headers. The request's map must not be changed. It gets its values only when
+// the body has been read to its end, so the body copies and cleans them then.
 func (ij *injector) captureTrailer(req *http.Request, body *capturedBody) {
 	if body == nil || req.Trailer == nil {
 		return
 	}
 	trailer := maps.Clone(req.Trailer)
-	ij.cleanTrailer(trailer) // announced
+	ij.cleanTrailer(trailer) // the names are announced before the body
 	body.trailer = trailer
 	body.atEnd = func() {
 		maps.Copy(trailer, req.Trailer)
@@ -210,9 +212,9 @@ func (ij *injector) captureTrailer(req *http.Request, body *capturedBody) {
 	}
 }
 
-// cleanTrailer removes what is in trailers under a removed header's name:
-// servers were seen to merge trailers into headers. Trailers are known when
-// the body has been read; declared ones are announced before that, by name.
+// cleanTrailer removes trailers that have the name of a removed header. Some
+// servers merge trailers into the headers, so such a trailer could replace the
+// token.
 func (ij *injector) cleanTrailer(trailer http.Header) {
 	for name := range trailer {
 		if ij.removes(name) {
@@ -221,6 +223,9 @@ func (ij *injector) cleanTrailer(trailer http.Header) {
 	}
 }
 
+// put puts one injection into the request. If the response that brought the token
+// lacks a member, the injection is left out, but one that holds the token itself
+// is an error: the request would go out without a token.
 func (ij *injector) put(out *http.Request, item *injected, token *tokensource.Token, key []string) error {
 	missing := false
 	value, err := item.value.Expand(func(name string) (string, bool) {
@@ -241,7 +246,7 @@ func (ij *injector) put(out *http.Request, item *injected, token *tokensource.To
 	case err != nil:
 		return err
 	case missing && slices.Contains(item.value.Variables(), "token"):
-		return fmt.Errorf("%s: the token's answer lacks a member that it is made of", item.kind())
+		return fmt.Errorf("%s: its value needs a member that the token's response does not have", item.kind())
 	case missing:
 		return nil
 	}
@@ -262,15 +267,17 @@ func (ij *injector) put(out *http.Request, item *injected, token *tokensource.To
 	return nil
 }
 
-// cookieValue reports whether a value is one (RFC 6265, section 4.1.1).
+// cookieValue reports whether a cookie may have the value (RFC 6265, section
+// 4.1.1). Another value could end the cookie and begin one of its own.
 func cookieValue(value string) bool {
 	return !strings.ContainsFunc(value, func(r rune) bool {
 		return r <= ' ' || r > '~' || strings.ContainsRune("\",;\\", r)
 	})
 }
 
-// setQuery puts a parameter behind the app's own, whose order and spelling it
-// leaves alone, less those of that name.
+// setQuery appends a parameter to the app's own and removes the app's parameters
+// of that name. It does not use url.Values, which would sort and re-encode the
+// others: an API may depend on their order and spelling.
 func setQuery(out *http.Request, name, value string) {
 	u := *out.URL
 	var kept []string
@@ -284,7 +291,8 @@ func setQuery(out *http.Request, name, value string) {
 	out.URL = &u
 }
 
-// setCookie puts a cookie behind the app's own, less those of that name.
+// setCookie appends a cookie to the app's own and removes the app's cookies of that
+// name. The others keep their order and spelling.
 func setCookie(out *http.Request, name, value string) {
 	var kept []string
 	for _, line := range out.Header["Cookie"] {

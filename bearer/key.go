@@ -10,23 +10,24 @@ import (
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
 )
 
-// keyContext is the context's key for a keyed.
+// keyContext is the context key under which WithKey stores a keyed.
 type keyContext struct{}
 
-// keyed is a key with its values, which are wanted for each request.
+// keyed is a key together with its values. Each request needs the values, and
+// reading them out of the key again would allocate.
 type keyed struct {
 	tokensource.Key
 	values []string
 }
 
-// WithKey returns a context whose requests get the token of a key, where the
-// source has keys and [Transport.Key] is not set.
+// WithKey returns a context whose requests get the token of the key. It applies if
+// the source has keys and [Transport.Key] is not set.
 func WithKey(ctx context.Context, key tokensource.Key) context.Context {
 	return context.WithValue(ctx, keyContext{}, &keyed{key, key.Values()})
 }
 
-// key returns the request's key and its values. A source with keys never takes
-// the zero key: it would be one token for whoever was forgotten.
+// key returns the request's key and its values. A source with keys never accepts
+// the zero key. Otherwise all requests without a key would share one token.
 func (t *Transport) key(req *http.Request) (tokensource.Key, []string, error) {
 	names := t.Source.KeyNames()
 	if t.Key == nil {
@@ -47,8 +48,8 @@ func (t *Transport) key(req *http.Request) (tokensource.Key, []string, error) {
 	return k, values, checkKey(names, values)
 }
 
-// checkKey holds a key's values against the names. Its errors never show a
-// value: a key names a person.
+// checkKey checks that a key has one value for each name. Its errors never show a
+// value, because a key names a person.
 func checkKey(names, values []string) error {
 	switch {
 	case len(values) != len(names) && len(names) == 0:

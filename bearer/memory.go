@@ -11,55 +11,57 @@ import (
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
 )
 
-// memory remembers for a minute what refusals have taught of an API, so that one
-// that no new token cures does not cost a renewal each time. It is empty while
-// all is well, and then costs a request one atomic load.
+// memory remembers refusals of an API for a minute, so that a request that no new
+// token cures does not cause a renewal each time. While the API refuses nothing,
+// the memory is empty and costs each request one atomic load.
 type memory struct {
-	watching atomic.Int64 // how much is remembered: mostly nothing
+	watching atomic.Int64 // how many entries there are: mostly none
 	mu       sync.Mutex
 	byName   map[memoryName]*list.Element
 	order    list.List // of *remembered, the longest unchanged first
 }
 
-// memoryName names what is remembered: of a key, or of one method and path with
-// that key.
+// memoryName names an entry. There are two kinds: one for a key, and one for a
+// method and path with that key.
 type memoryName struct {
 	key     tokensource.Key
-	request uint64 // a hash of method and path; 0: of the key
+	request uint64 // a hash of method and path; 0: the entry is the key's
 }
 
-// remembered is one thing that is remembered.
+// remembered is an entry.
 type remembered struct {
 	name memoryName
 	at   time.Time // when it last changed
 
-	// Of a request: the generation of the first token whose refusal is the
-	// request's own fault, if it is refused.
+	// In the entry of a method and path: if a token of this generation or a later
+	// one is refused, the request is the cause.
 	from uint64
 
-	// Of a key:
+	// In the entry of a key:
 
-	uncured  time.Time // when a renewal did not help a request
-	blind    time.Time // when a renewal was made for a request that could not be sent again
-	replaced uint64    // the generation of the token that it was to replace
+	uncured  time.Time // when a renewal last did not help a request
+	blind    time.Time // when a token was last renewed for a request that could not be sent again
+	replaced uint64    // the generation of the token which that renewal replaced
 	accepted time.Time // when the API last accepted a token
-	hasty    time.Time // when a young token was replaced
-	doubted  uint64    // the generation of a token that was refused when it was young
-	hopeless bool      // that token was refused when it was no longer young, too
+	hasty    time.Time // when a young token was last replaced
+	doubted  uint64    // the generation of a token that was refused while it was young
+	hopeless bool      // the doubted token was refused later, too, when it was no longer young
 }
 
 const (
-	// rememberFor is for how long something is remembered.
+	// rememberFor is how long an entry is kept.
 	rememberFor = time.Minute
-	// acceptedLately is how old an acceptance may be that speaks for a token.
+	// acceptedLately is how old an acceptance may be to count as evidence that a
+	// token works.
 	acceptedLately = 10 * time.Second
-	// maxRemembered bounds what is remembered. Each takes some 200 bytes.
+	// maxRemembered bounds the entries. Each takes about 200 bytes.
 	maxRemembered = 10_000
 )
 
 var memorySeed = maphash.MakeSeed()
 
-// requestHash stands for a request's method and path, so that neither is kept.
+// requestHash is a hash of a request's method and path. A path may name a user, so
+// the memory does not keep it.
 func requestHash(req *http.Request) uint64 {
 	var h maphash.Hash
 	h.SetSeed(memorySeed)
@@ -69,8 +71,7 @@ func requestHash(req *http.Request) uint64 {
 	return max(h.Sum64(), 1)
 }
 
-// recall fills in what is remembered of the key, and of the request with this
-// token.
+// recall adds to the evidence what is remembered of the key and of the request.
 func (m *memory) recall(e *evidence, k tokensource.Key, req *http.Request, token *tokensource.Token, now time.Time) {
 	if m.watching.Load() == 0 {
 		return
@@ -88,12 +89,14 @@ func (m *memory) recall(e *evidence, k tokensource.Key, req *http.Request, token
 	}
 }
 
+// lately reports whether a moment is no longer ago than within.
 func lately(now, moment time.Time, within time.Duration) bool {
 	return !moment.IsZero() && now.Sub(moment) < within
 }
 
-// notCured notes that the request is refused with a token that others may be
-// accepted with. renewed says that this token was to cure it.
+// notCured remembers that the API refuses the request with this token, while it may
+// accept the token from other requests. renewed says that the token was renewed
+// because of this request, so the renewal did not help it.
 func (m *memory) notCured(k tokensource.Key, req *http.Request, token *tokensource.Token, renewed bool, now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -108,9 +111,10 @@ func (m *memory) notCured(k tokensource.Key, req *http.Request, token *tokensour
 	}
 }
 
-// renewedBlindly notes a renewal for a request that could not be sent again: what
-// it was good for shows when the same is sent next. The second in a minute counts
-// as one that did not help, for the paths may differ each time.
+// renewedBlindly remembers a renewal for a request that could not be sent again.
+// Whether it helped shows only when the app sends the same method and path again.
+// If the app uses a new path each time, that never shows. So a second such
+// renewal within a minute counts as one that did not help.
 func (m *memory) renewedBlindly(k tokensource.Key, req *http.Request, refused *tokensource.Token, now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -122,23 +126,24 @@ func (m *memory) renewedBlindly(k tokensource.Key, req *http.Request, refused *t
 	r.blind, r.replaced = now, refused.Generation()
 }
 
-// doubt notes that a token was refused when it was young.
+// doubt remembers that the API refused a young token.
 func (m *memory) doubt(k tokensource.Key, token *tokensource.Token, now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.change(k, 0, now).doubted = token.Generation()
 }
 
-// replacedYoung notes that a token is replaced that was refused when it was young.
+// replacedYoung remembers that a young token was replaced after a refusal. Its
+// successor is as young, so it is not replaced for the same reason again.
 func (m *memory) replacedYoung(k tokensource.Key, now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.change(k, 0, now).hasty = now
 }
 
-// hadItsTime notes that a token is refused that is no longer young. If it was
-// refused when it was young as well, it is not the API's slowness, until the API
-// accepts one.
+// hadItsTime remembers that the API refused a token that is no longer young. If the
+// API refused the same token while it was young, the cause is not that the API is
+// slow. That holds until the API accepts a token of this key.
 func (m *memory) hadItsTime(k tokensource.Key, token *tokensource.Token, now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -147,8 +152,8 @@ func (m *memory) hadItsTime(k tokensource.Key, token *tokensource.Token, now tim
 	}
 }
 
-// accepted notes that the API accepted a request's token. If it was answered
-// well, there is nothing about the request itself.
+// accepted remembers that the API accepted a request's token. If the response was
+// no error, the method and path have no fault of their own any more.
 func (m *memory) accepted(k tokensource.Key, req *http.Request, status int, now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -166,7 +171,7 @@ func (m *memory) accepted(k tokensource.Key, req *http.Request, status int, now 
 	}
 }
 
-// cured notes that a renewal helped: refusals are about tokens, after all.
+// cured remembers that a renewal helped: this key's refusals are about its tokens.
 func (m *memory) cured(k tokensource.Key) {
 	if m.watching.Load() == 0 {
 		return
@@ -176,8 +181,7 @@ func (m *memory) cured(k tokensource.Key) {
 	m.forget(memoryName{key: k})
 }
 
-// find returns what is remembered under a name; nil: nothing. The caller holds
-// m.mu.
+// find returns an entry, or nil. The caller holds m.mu.
 func (m *memory) find(k tokensource.Key, request uint64) *remembered {
 	if el := m.byName[memoryName{k, request}]; el != nil {
 		return el.Value.(*remembered)
@@ -185,8 +189,9 @@ func (m *memory) find(k tokensource.Key, request uint64) *remembered {
 	return nil
 }
 
-// change returns what is remembered under a name, to be changed. The caller
-// holds m.mu.
+// change returns an entry to be changed, and makes it if there is none. If there
+// are too many, the one that was not changed for the longest time goes. The
+// caller holds m.mu.
 func (m *memory) change(k tokensource.Key, request uint64, now time.Time) *remembered {
 	m.sweep(now)
 	name := memoryName{k, request}
@@ -208,7 +213,7 @@ func (m *memory) change(k tokensource.Key, request uint64, now time.Time) *remem
 	return r
 }
 
-// sweep forgets what is too old. The caller holds m.mu.
+// sweep removes entries that are too old. The caller holds m.mu.
 func (m *memory) sweep(now time.Time) {
 	for el := m.order.Front(); el != nil; el = m.order.Front() {
 		r := el.Value.(*remembered)
@@ -219,7 +224,7 @@ func (m *memory) sweep(now time.Time) {
 	}
 }
 
-// forget forgets what is remembered under a name. The caller holds m.mu.
+// forget removes an entry. The caller holds m.mu.
 func (m *memory) forget(name memoryName) {
 	el := m.byName[name]
 	if el == nil {

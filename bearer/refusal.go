@@ -15,36 +15,36 @@ import (
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
-// AuthFailure says which of the API's answers mean that it refuses the token,
-// so that a new one may help. Exclusions go first: many APIs say 401 or 403 of
-// business matters too, and a renewal would not mend those.
+// AuthFailure says which of the API's responses refuse the token, so that a new
+// token may help. Exceptions decide first. Many APIs also send 401 or 403 for
+// business errors, which a renewal does not fix.
 type AuthFailure struct {
-	// One of these makes it a refusal. Default: status 401.
+	// A response that matches one of these is a refusal. Default: status 401.
 	Any []tokenendpoint.Matcher `json:"any,omitempty"`
-	// But none of these may hold. A scope that the token lacks
-	// (WWW-Authenticate with insufficient_scope, RFC 6750, section 3.1) is
-	// always excepted.
+	// A response that matches one of these is never a refusal. A missing scope
+	// (WWW-Authenticate with insufficient_scope, RFC 6750, section 3.1) always is
+	// such an exception.
 	Except []tokenendpoint.Matcher `json:"except,omitempty"`
 }
 
-// Check reports a matcher that says nothing, or several things.
+// Check reports a matcher that is empty, or that tests several things at once.
 func (af *AuthFailure) Check() error {
 	return tokenendpoint.CheckMatchers(slices.Concat(af.Any, af.Except))
 }
 
-// refusal decides whether an answer is the API's refusal of the token.
+// refusal decides whether a response is the API's refusal of the token.
 type refusal struct {
 	any, except []tokenendpoint.Matcher
-	// looksInside: a matcher is about the body.
+	// looksInside: a matcher tests the body.
 	looksInside bool
 	// paths are the members of a JSON body that matchers look for.
 	paths []string
-	// statuses, where only those matter before the exclusions: the common case
-	// costs a comparison.
+	// statuses are the statuses of a refusal, if each matcher in any needs one;
+	// else nil. A response with another status then costs one comparison.
 	statuses []int
 }
 
-// peekLimit is how much of an answer is looked into, in bytes.
+// peekLimit is how many bytes of a response matchers look into.
 const peekLimit = 256 << 10
 
 func newRefusal(af *AuthFailure) (refusal, error) {
@@ -77,8 +77,8 @@ func newRefusal(af *AuthFailure) (refusal, error) {
 	return r, nil
 }
 
-// prepare asks the API for answers that can be looked into: of the encodings
-// that the app takes, only gzip.
+// prepare limits Accept-Encoding to what matchers can look into: gzip, if the app
+// accepts it. Without this, a refusal in br or zstd would not be recognized.
 func (r *refusal) prepare(out *http.Request) {
 	if !r.looksInside {
 		return
@@ -98,8 +98,9 @@ func (r *refusal) prepare(out *http.Request) {
 
 var zeroQuality = regexp.MustCompile(`^\s*[qQ]\s*=\s*0(\.0*)?\s*$`)
 
-// matches judges an answer. The body is looked into where a matcher wants
-// that, no further than it wants, and reaches the app whole.
+// matches reports whether a response is a refusal. It reads the body only if a
+// matcher tests it, and only as far as needed. What it has read is put back, so
+// that the app gets the whole body.
 func (r *refusal) matches(res *http.Response) (bool, error) {
 	if r.statuses != nil && !slices.Contains(r.statuses, res.StatusCode) {
 		return false, nil
@@ -110,7 +111,7 @@ func (r *refusal) matches(res *http.Response) (bool, error) {
 	body := &peeked{res: res, paths: r.paths}
 	refused := r.holds(res, body)
 	if err := body.rejoin(); err != nil {
-		return false, fmt.Errorf("reading the API's answer: %w", err)
+		return false, fmt.Errorf("reading the API's response: %w", err)
 	}
 	return refused, nil
 }
@@ -120,9 +121,10 @@ func (r *refusal) holds(res *http.Response, body tokenendpoint.Body) bool {
 		!tokenendpoint.AnyMatches(r.except, res.StatusCode, res.Header, body)
 }
 
-// endless reports whether an answer is messages without end, which to wait for
-// would hold up, or by its type nothing that says an error. Any other may be JSON:
-// many APIs write text/javascript, text/plain or nothing at all there.
+// endless reports whether matchers must not look into the body. That is so for a
+// stream of messages, because waiting for its end would hold up the app, and for
+// media, which do not describe errors. Every other type may be JSON: many APIs
+// send JSON as text/javascript, as text/plain or without a type.
 func endless(res *http.Response) bool {
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		return true
@@ -138,21 +140,21 @@ func endless(res *http.Response) bool {
 	return slices.Contains([]string{"zip", "gzip", "pdf", "wasm"}, sub)
 }
 
-// peeked is an answer's body while matchers look into it.
+// peeked is a response's body while matchers look into it.
 type peeked struct {
 	res   *http.Response
-	paths []string // of members that may be asked for
+	paths []string // the members that matchers may ask for
 
 	body  *readError
-	head  bytes.Buffer  // what was read of the body
+	head  bytes.Buffer  // what was read of the body, as it came
 	plain *bytes.Buffer // the same, decompressed; it may be head itself
-	in    io.Reader     // reads on, into both; nil: nothing was read yet
+	in    io.Reader     // reads further, into head and plain; nil: nothing was read yet
 	found map[string]any
-	tried bool // found is what there is
+	tried bool // found is complete
 }
 
-// open begins to read. It reads as much of the body, and as much of what that
-// decompresses to, as is looked into.
+// open prepares reading. The limit holds for the body as it came and for the
+// decompressed body, so that a small body cannot unpack into a huge one.
 func (p *peeked) open() {
 	if p.in != nil {
 		return
@@ -160,16 +162,16 @@ func (p *peeked) open() {
 	p.body = &readError{Reader: p.res.Body}
 	p.in, p.plain = io.TeeReader(io.LimitReader(p.body, peekLimit), &p.head), &p.head
 	if strings.EqualFold(p.res.Header.Get("Content-Encoding"), "gzip") {
-		if z, err := gzip.NewReader(p.in); err == nil { // else it is the app's to judge
+		if z, err := gzip.NewReader(p.in); err == nil { // else it is not gzip, and the app gets it as it is
 			p.plain = new(bytes.Buffer)
 			p.in = io.TeeReader(io.LimitReader(z, peekLimit), p.plain)
 		}
 	}
 }
 
-// JSON implements [tokenendpoint.Body]. It reads until all members that may be
-// asked for are found, or the document has ended: what follows may be a long time
-// coming.
+// JSON implements [tokenendpoint.Body]. It stops reading when it has found all
+// members that matchers may ask for, or when the document has ended, because the
+// rest of the body may come much later.
 func (p *peeked) JSON(path string) (any, bool) {
 	if !p.tried {
 		p.tried = true
@@ -181,14 +183,15 @@ func (p *peeked) JSON(path string) (any, bool) {
 	return value, ok
 }
 
-// Text implements [tokenendpoint.Body]. It reads as much as is looked into.
+// Text implements [tokenendpoint.Body]. It reads up to the limit.
 func (p *peeked) Text() string {
 	p.open()
 	_, _ = io.Copy(io.Discard, p.in)
 	return p.plain.String()
 }
 
-// rejoin puts the body back together. The error is of reading it.
+// rejoin puts the body together again: first what was read, then the rest. It
+// returns the error of reading, if there was one.
 func (p *peeked) rejoin() error {
 	if p.in == nil {
 		return nil

@@ -11,19 +11,22 @@ import (
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
 )
 
-// retry is what becomes of a request whose token the API has refused.
+// retry handles a request whose token the API has refused. It gathers the
+// evidence, lets decide choose an action (verdict.go), performs the action, and
+// begins again if the API still refuses. It ends after at most maxSendings
+// sendings.
 type retry struct {
 	attempt
 	res    *http.Response     // the last refusal
-	token  *tokensource.Token // the newest that the request had
-	worked bool               // the API had accepted it before it was sent last
+	token  *tokensource.Token // the newest token of this request
+	worked bool               // the API had accepted token before it was last sent
 
-	since       time.Time // the first refusal
+	since       time.Time // when the API first refused
 	sendings    int
 	waits       int
-	again       bool // the request was refused with token before
-	renewed     bool // another token was refused before it
-	predecessor bool // the token before it was sent
+	again       bool // the API refused this request with token before
+	renewed     bool // the API refused this request with another token before
+	predecessor bool // the previous token was sent, too
 }
 
 // run decides and acts until the API accepts a token or the refusal is passed on.
@@ -36,6 +39,7 @@ func (r *retry) run() (*http.Response, tokensource.Verdict, error) {
 		if token == nil {
 			return res, verdict, err
 		}
+		// Read before the sending, as in attempt.run.
 		worked := token.Worked()
 		r.sendings++
 		res, refused, err := r.send(token)
@@ -46,19 +50,22 @@ func (r *retry) run() (*http.Response, tokensource.Verdict, error) {
 			return r.succeeded(res, token)
 		}
 		r.res = res
-		if token == r.token { // else it was the predecessor, which says nothing of this one
+		// A refusal of the predecessor says nothing about the newer token.
+		if token == r.token {
 			r.worked = worked
 		}
 	}
 }
 
-// evidence is what is known now.
+// evidence returns what is known now: of the token, of this request, and of other
+// requests in the last minute.
 func (r *retry) evidence() (evidence, time.Time) {
 	t, now := r.t, time.Now()
 	age := now.Sub(r.token.Received())
 	e := evidence{
 		worked: r.worked, works: r.token.Worked(),
-		// A token from the store may have been issued by a clock that is ahead.
+		// The age may be negative: another process may have stored the token, and its
+		// clock may be ahead of ours.
 		young:      age < t.settle && age > -t.settle,
 		again:      r.again,
 		renewable:  t.Source.CanRenew(r.token),
@@ -70,6 +77,8 @@ func (r *retry) evidence() (evidence, time.Time) {
 	if e.young && !e.works && !r.predecessor {
 		e.predecessor = r.token.Predecessor() != nil
 	}
+	// No wait may end after max wait or after the request's own deadline: the app
+	// would get an error in place of the refusal.
 	if r.waits < len(settleWaits) {
 		end := now.Add(settleWaits[r.waits])
 		deadline, ok := r.req.Context().Deadline()
@@ -79,7 +88,7 @@ func (r *retry) evidence() (evidence, time.Time) {
 	return e, now
 }
 
-// note remembers what the refusal teaches of the requests to come.
+// note remembers what this refusal says about later requests.
 func (r *retry) note(e *evidence, d *decision, now time.Time) {
 	m := &r.t.breakers.memory
 	if !e.worked && !e.works {
@@ -101,8 +110,8 @@ func (r *retry) note(e *evidence, d *decision, now time.Time) {
 	}
 }
 
-// act does what was decided. It returns the token to send next; nil: what it
-// returns besides is final.
+// act performs the decision. It returns the token to send next. If the token is
+// nil, the request has ended with the other values.
 func (r *retry) act(e *evidence, d *decision) (token *tokensource.Token, res *http.Response, verdict tokensource.Verdict, err error) {
 	pass := func(why Replay, verdict tokensource.Verdict, reason error) (*tokensource.Token, *http.Response, tokensource.Verdict, error) {
 		r.passOn(why, verdict, reason)
@@ -110,7 +119,9 @@ func (r *retry) act(e *evidence, d *decision) (token *tokensource.Token, res *ht
 	}
 	ctx, src := r.req.Context(), r.t.Source
 	switch d.do {
-	case renewOnly: // the next request wants a good token all the same
+	case renewOnly:
+		// This request cannot be sent again, but the next one needs a good token. The
+		// app must not wait for it, nor end the renewal by going away.
 		key, refused := r.key, r.token
 		go func() { _, _ = src.Renew(context.WithoutCancel(ctx), key, refused) }()
 		fallthrough
@@ -121,9 +132,13 @@ func (r *retry) act(e *evidence, d *decision) (token *tokensource.Token, res *ht
 		switch {
 		case errors.Is(err, tokensource.ErrAuthorizationRequired):
 			return pass(ReplayNeedPerson, tokensource.Fails, nil)
-		case err != nil: // also when the endpoint issued the refused token again
+		case err != nil:
+			// Neutral for the breaker, also if the endpoint issued the same token again:
+			// that no new token came says nothing about how the API takes new ones.
 			return pass(ReplayNoToken, tokensource.Neutral, err)
 		}
+		// Only now: while the renewal ran, the first sending may have read more of the
+		// body than is remembered.
 		if !r.body.rewind() {
 			return pass(ReplayBodyGone, tokensource.Neutral, nil)
 		}
@@ -131,6 +146,8 @@ func (r *retry) act(e *evidence, d *decision) (token *tokensource.Token, res *ht
 		r.take(next)
 		return next, nil, 0, nil
 	}
+	// The other actions send again without a renewal. Take the predecessor first:
+	// the source drops it as soon as the API accepts the newer token.
 	before := r.token.Predecessor()
 	if !r.body.rewind() {
 		return pass(ReplayBodyGone, tokensource.Neutral, nil)
@@ -139,7 +156,7 @@ func (r *retry) act(e *evidence, d *decision) (token *tokensource.Token, res *ht
 	switch d.do {
 	case sendPredecessor:
 		r.predecessor = true
-		if before != nil { // else the other token was accepted this very moment
+		if before != nil { // else the API has accepted the newer token just now
 			return before, nil, 0, nil
 		}
 	case sendLater:
@@ -159,15 +176,15 @@ func (r *retry) act(e *evidence, d *decision) (token *tokensource.Token, res *ht
 	return r.token, nil, 0, nil
 }
 
-// take goes on with another token.
+// take continues with another token.
 func (r *retry) take(next *tokensource.Token) { r.token, r.renewed, r.again = next, true, false }
 
-// lookEvery is how often a wait looks whether it has become pointless.
+// lookEvery is how often a waiting request checks whether it can continue.
 const lookEvery = 100 * time.Millisecond
 
-// pause waits for a token to become known, at most so long: less if another
-// request's success shows that it is, or if the source has another one. It
-// returns the token to send.
+// pause waits up to d until the API knows the token. It ends early if another
+// request succeeds with the token, or if the source has another token. It returns
+// the token to send.
 func (r *retry) pause(d time.Duration) (*tokensource.Token, error) {
 	ctx := r.req.Context()
 	for {
@@ -188,6 +205,7 @@ func (r *retry) pause(d time.Duration) (*tokensource.Token, error) {
 	}
 }
 
+// sleep waits for d, or until ctx ends.
 func sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -199,7 +217,8 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// failed is the end of a request that was sent before, and got no answer now.
+// failed ends a request whose replay got no response. If any of the body was read,
+// nobody else may send the request again.
 func (r *retry) failed(err error) (*http.Response, tokensource.Verdict, error) {
 	r.t.observer.Replay(ReplayError)
 	r.t.observer.Request(ResultError)
@@ -209,7 +228,7 @@ func (r *retry) failed(err error) (*http.Response, tokensource.Verdict, error) {
 	return nil, tokensource.Neutral, err
 }
 
-// succeeded is the end of a request whose token the API has accepted at last.
+// succeeded ends a request whose replay the API has accepted.
 func (r *retry) succeeded(res *http.Response, token *tokensource.Token) (*http.Response, tokensource.Verdict, error) {
 	why := ReplaySettled
 	switch {
@@ -233,8 +252,8 @@ var detailOf = map[Replay]string{
 	ReplayNeedPerson: "token refused; only a person can replace it",
 }
 
-// notRenewed says why no renewal was possible, by the name that
-// [tokensource.Result] has for it.
+// notRenewed says why no renewal was possible, by the result's name
+// ([tokensource.Result]).
 var notRenewed = map[string]string{
 	"too_soon":     "it was renewed only just now",
 	"same_token":   "the token endpoint issued it again",
@@ -244,7 +263,7 @@ var notRenewed = map[string]string{
 	"unavailable":  "the token endpoint or the store fails",
 }
 
-// passOn hands the API's refusal to the app, as it came.
+// passOn gives the API's refusal to the app. It adds only Proxy-Status.
 func (r *retry) passOn(why Replay, verdict tokensource.Verdict, reason error) {
 	r.t.observer.Replay(why)
 	r.t.observer.Request(ResultRefused)
@@ -258,13 +277,15 @@ func (r *retry) passOn(why Replay, verdict tokensource.Verdict, reason error) {
 	}
 }
 
-// blamed is a refusal as the breaker's log line has it.
+// blamed describes a refusal for the breaker's log line.
 type blamed struct {
 	status             int
 	method, path, code string
 }
 
-// blame describes a refusal, without the token: an API may repeat it anywhere.
+// blame describes a refusal. It leaves out texts that contain the token or a part
+// of it: an app may put the token into a path, and an API may repeat it in
+// WWW-Authenticate. It also removes control characters and limits the length.
 func blame(req *http.Request, res *http.Response, token *tokensource.Token) *blamed {
 	clean := func(text string, most int) string {
 		access := token.AccessToken()
@@ -287,8 +308,9 @@ func blame(req *http.Request, res *http.Response, token *tokensource.Token) *bla
 	}
 }
 
-// challengeError returns the error in WWW-Authenticate (RFC 6750, section 3);
-// empty: none.
+// challengeError returns the error parameter of WWW-Authenticate (RFC 6750, section
+// 3), or "". It does not parse the header strictly, because many APIs do not write
+// it strictly.
 func challengeError(h http.Header) string {
 	for _, line := range h["Www-Authenticate"] {
 		for rest := line; ; {
@@ -300,7 +322,7 @@ func challengeError(h http.Header) string {
 			rest = rest[i+len("error"):]
 			value, ok := strings.CutPrefix(strings.TrimLeft(rest, " \t"), "=")
 			if inWord || !ok {
-				continue // error_description, or a word that ends so
+				continue // error_description, or a word that ends in "error"
 			}
 			value = strings.TrimLeft(value, " \t")
 			if quoted, ok := strings.CutPrefix(value, `"`); ok {
@@ -315,9 +337,9 @@ func challengeError(h http.Header) string {
 	return ""
 }
 
-// discard lets go of a refusal. Where it is short the rest is read, so that its
-// connection can be used again. Where it came before the whole body was read,
-// rewind has ended the connection: the other side may be about to close.
+// discard closes a refusal that the app will not see. If it is short, the rest is
+// read first, so that net/http can use the connection again. A new connection over
+// TLS costs more than reading a few bytes.
 func discard(res *http.Response) {
 	const short = 64 << 10
 	if res.ContentLength >= 0 && res.ContentLength <= short {

@@ -17,18 +17,21 @@ import (
 // [tokensource.Source] into every request. Credentials that the request
 // brings are removed, in any spelling.
 //
-// When the API refuses the token ([AuthFailure]), what is known of the token and
-// of the request decides: a token that worked is renewed and the request sent
-// once more, one that is new is given time to become known, and a request that
-// no new token cures does not cost one each time. The caller sees the refusal
-// only if none of that helped, with the reason in the header Proxy-Status. A
-// circuit breaker for each key opens when refusals go on and nothing works with
-// its tokens.
+// When the API refuses the token ([AuthFailure]), the next step depends on what is
+// known of the token and of the request:
 //
-// Nothing is ever sent without a token: where there is none, RoundTrip returns
-// an [*Error]. Errors of Base are returned as they are, save one: when a body
-// was read and its second sending failed, the error no longer says what kind of
-// failure it was, so that nobody sends the request again without its body.
+//   - A token that worked before is renewed, and the request is sent again.
+//   - A new token gets time, because the API may not know it yet.
+//   - A request that no new token cures does not cause a renewal each time.
+//
+// If none of that helps, the caller gets the refusal, with the reason in the
+// header Proxy-Status. Each key has a circuit breaker. It opens when the API keeps
+// refusing and accepts none of the key's tokens.
+//
+// No request is ever sent without a token: if there is none, RoundTrip returns an
+// [*Error]. Errors of Base are returned unchanged, with one exception. If the body
+// was read and a replay failed, the error hides its type, so that nobody sends the
+// request again without its body.
 //
 // A Transport may be used by several goroutines. Its fields must not be changed
 // after the first request.
@@ -41,19 +44,20 @@ type Transport struct {
 	// where a program has replaced it with another type.
 	Base http.RoundTripper
 
-	// Key says whose token a request gets. It must not change the request. An
-	// error of it, and a key without exactly one value for each of the source's
-	// key names, become an [*Error] with [ErrKey]. Default: the key that
-	// [WithKey] put into the request's context; none if the source has no keys.
+	// Key says whose token a request gets. It must not change the request. If it
+	// returns an error, or a key that does not have exactly one value for each of
+	// the source's key names, RoundTrip returns an [*Error] with [ErrKey]. Default:
+	// the key that [WithKey] has put into the request's context; none if the source
+	// has no keys.
 	Key func(*http.Request) (tokensource.Key, error)
 
 	// What is put into the request, and where. Default: the header
 	// Authorization with "Bearer {token}", also when none of these holds {token}.
 	Inject []Injection
 
-	// Further headers that are removed from the request in every spelling, such
-	// as those that Key reads. Authorization, Proxy-Authorization and the headers
-	// in Inject always are.
+	// Further headers that are removed from the request in every spelling, such as
+	// those that Key reads. Authorization, Proxy-Authorization and the headers in
+	// Inject are always removed.
 	Remove []string
 
 	// How many bytes of a request's body are remembered so that it can be sent
@@ -61,12 +65,12 @@ type Transport struct {
 	// Default: 64 KiB.
 	ReplayBody int64
 
-	// For how long after it was obtained a token that the API has never accepted
-	// may not be known there yet. Within that time a refused request waits, up to
-	// 0.3, 1 and 2 seconds, and is sent again with the same token, or at once with
-	// the one before if that still works. The waits together are bounded by the
-	// source's MaxWait. At most a minute; negative: a new token is not given time.
-	// Default: 5s.
+	// How long the API may not know a new token yet, counted from when the source
+	// received it. If the API refuses a token of that age which it has never
+	// accepted, the request is sent again: at once with the previous token, if that
+	// still works, else with the same token after waits of up to 0.3, 1 and 2
+	// seconds. The waits together last no longer than the source's MaxWait. At most
+	// a minute. Negative: a new token gets no time. Default: 5s.
 	Settle time.Duration
 
 	// What counts as the API's refusal of a token. Default: status 401.
@@ -80,7 +84,7 @@ type Transport struct {
 	// without port. Default: none.
 	AllowHTTP []string
 
-	// Observer is told what becomes of requests. Default: nobody.
+	// Observer is told the outcome of requests. Default: none.
 	Observer Observer
 
 	once     sync.Once
@@ -100,14 +104,15 @@ const NoBody int64 = -1
 
 const defaultReplayBody = 64 << 10
 
-// MaxSettle bounds [Transport.Settle]: for so long the token before is kept.
+// MaxSettle bounds [Transport.Settle]. The source keeps the previous token for so
+// long.
 const MaxSettle = time.Minute
 
 const defaultSettle = 5 * time.Second
 
-// Init checks the settings and gets ready. It calls nobody. RoundTrip does it
-// by itself; a program that calls Init learns of a mistake before the first
-// request. The error is the same at every call.
+// Init checks the settings and prepares the transport. It makes no network call.
+// RoundTrip calls it by itself; a program that calls Init learns of a mistake
+// before the first request. Every call returns the same error.
 func (t *Transport) Init() error {
 	t.once.Do(t.init)
 	return t.err
@@ -142,10 +147,9 @@ func (t *Transport) init() {
 	t.settle = max(cmp.Or(t.Settle, defaultSettle), 0)
 }
 
-// defaultBase is net/http's default with room for many requests to one API.
-// net/http keeps two idle connections to a host. With more requests than that
-// at once, connections are closed and opened for nothing, which over TLS costs
-// more than the request.
+// defaultBase is net/http's default with more idle connections to one host.
+// net/http keeps two. With more than two requests at once, it would close and open
+// connections all the time, which over TLS costs more than the request.
 func defaultBase() http.RoundTripper {
 	std, ok := http.DefaultTransport.(*http.Transport)
 	if !ok { // replaced, by tracing or by a test
@@ -156,9 +160,9 @@ func defaultBase() http.RoundTripper {
 	return base
 }
 
-// RoundTrip sends the request with a token, once or, if the API refuses it, up to
-// five times. It does not modify
-// the request, and closes its body also when it returns an error.
+// RoundTrip sends the request with a token. If the API refuses the token, it may
+// send the request again, up to five times in all. It does not modify the request.
+// It always closes the body, also when it returns an error.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err := t.Init(); err != nil {
 		return nil, t.notSent(req, tokensource.Key{}, ErrSettings, err)
@@ -173,7 +177,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return t.Send(req, key, values)
 }
 
-// checkURL refuses to send the token where it would be seen by others.
+// checkURL refuses to send the token to where others could see it.
 func (t *Transport) checkURL(req *http.Request) error {
 	switch {
 	case req.URL == nil:
@@ -181,19 +185,19 @@ func (t *Transport) checkURL(req *http.Request) error {
 	case req.URL.Scheme != "https" && !plainhttp.Allowed(req.URL.Hostname(), t.AllowHTTP):
 		return fmt.Errorf("%s to %s: expected https, a loopback address, or the host's name in AllowHTTP", req.URL.Scheme, req.URL.Host)
 	}
-	// http.Client removes Authorization when a redirect leads to another host.
-	// It must not come back here: where an API sends its clients for a download
-	// is often not its own.
+	// When a redirect leads to another host, http.Client removes Authorization. The
+	// transport must not add it again: APIs often redirect to a file server that is
+	// not theirs.
 	if r := req.Response; r != nil && r.Request != nil && r.Request.URL != nil && r.Request.URL.Host != req.URL.Host {
 		return fmt.Errorf("%s redirects to another host, %s", r.Request.URL.Host, req.URL.Host)
 	}
 	return nil
 }
 
-// Send is RoundTrip for a program that has itself checked where the request
-// goes, and read its key: neither the URL nor [Transport.Key] is looked at.
-// values are the key's, as [tokensource.NewKey] took them; nil: they are taken
-// from the key when they are needed.
+// Send is RoundTrip for a program that has checked the request's URL and read its
+// key by itself. It looks neither at the URL nor at [Transport.Key]. values are the
+// values that were given to [tokensource.NewKey]. If they are nil, Send takes them
+// from the key when it needs them.
 func (t *Transport) Send(req *http.Request, key tokensource.Key, values []string) (*http.Response, error) {
 	if err := t.Init(); err != nil {
 		return nil, t.notSent(req, key, ErrSettings, err)
@@ -203,9 +207,12 @@ func (t *Transport) Send(req *http.Request, key tokensource.Key, values []string
 	if err != nil {
 		return nil, t.noToken(ctx, req, key, err)
 	}
+	// The breaker is asked only now, because it depends on the token: a new one that
+	// a person has brought closes it.
 	renewable := t.Source.CanRenew(token)
 	allowed, err := t.breakers.allow(key, token, renewable)
 	if err != nil {
+		// While this breaker is open, only a person can help: say so.
 		if !renewable {
 			err = fmt.Errorf("%w: %w", tokensource.ErrAuthorizationRequired, err)
 		}
@@ -221,8 +228,9 @@ func (t *Transport) Send(req *http.Request, key tokensource.Key, values []string
 	return res, err
 }
 
-// noToken is the error of a request for which there is no token. A caller that
-// is gone gets its own error, as with any transport.
+// noToken returns the error of a request for which there is no token. If the
+// caller's own context has ended, the error is the context's, as with any
+// transport.
 func (t *Transport) noToken(ctx context.Context, req *http.Request, key tokensource.Key, err error) error {
 	if ctxErr := ctx.Err(); ctxErr != nil && errors.Is(err, ctxErr) {
 		closeBody(req)
@@ -232,10 +240,11 @@ func (t *Transport) noToken(ctx context.Context, req *http.Request, key tokensou
 	return t.notSent(req, key, nil, err)
 }
 
-// notSent is the error of a request that is not sent at all.
+// notSent returns the error of a request that is not sent at all. The body is
+// closed all the same, as http.RoundTripper demands.
 func (t *Transport) notSent(req *http.Request, key tokensource.Key, why, err error) error {
 	closeBody(req)
-	if t.observer != nil { // else the settings are wrong
+	if t.observer != nil { // nil if the settings are wrong, and Init ended early
 		t.observer.Request(ResultNotSent)
 	}
 	return t.newError(key, why, err)
@@ -255,8 +264,8 @@ func closeBody(req *http.Request) {
 	}
 }
 
-// CloseIdleConnections closes Base's idle connections, if it can. It is what
-// [http.Client.CloseIdleConnections] calls.
+// CloseIdleConnections closes Base's idle connections, if Base can do that.
+// [http.Client.CloseIdleConnections] calls it.
 func (t *Transport) CloseIdleConnections() {
 	if t.Init() != nil {
 		return

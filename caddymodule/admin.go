@@ -11,11 +11,11 @@ func init() {
 	caddy.RegisterModule(adminAPI{})
 }
 
-// adminAPI is the part of Caddy's admin API under /token_sources/. What it
-// answers holds no secret and names no key.
+// adminAPI is the part of Caddy's admin API under /token_sources/. Its responses hold
+// no secret and name no key.
 //
-//   - GET readiness tells whether requests are served: 503 when a source has no
-//     token to serve with, else 200.
+//   - GET readiness says whether requests are served: 503 while a source cannot
+//     serve, else 200.
 type adminAPI struct{}
 
 const adminPath = "/token_sources/"

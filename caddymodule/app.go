@@ -23,9 +23,9 @@ const appName = "token_sources"
 
 // App owns the token sources that sites refer to by name.
 //
-// A source outlives a config reload that leaves its settings alone, with all
-// that it has learned. Its tokens are kept in Caddy's storage, written before
-// they are used, so that a restart does not ask for new ones.
+// A reload that does not change a source's settings keeps the source, with its
+// tokens and everything it has learned. Tokens are kept in Caddy's storage and
+// written before they are used, so that a restart needs no new ones.
 type App struct {
 	// The sources, by name.
 	Sources map[string]*TokenSource `json:"sources,omitempty"`
@@ -35,7 +35,7 @@ type App struct {
 	storage *TokenStorage
 	log     *zap.Logger
 	built   map[string]*pooledSource
-	pending []string // names being built, to notice a source that leads back to itself
+	pending []string // sources being built, to notice one that depends on itself
 	tracing *tracing
 }
 
@@ -48,7 +48,8 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 }
 
 // Provision builds the sources, or takes them over from the running config. It
-// calls no provider.
+// calls no provider: during a reload the running config still serves, and the new
+// one may yet fail to load.
 func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx = ctx
 	a.log = ctx.Logger()
@@ -69,6 +70,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return err
 	}
 	a.env = newEnvironment(store, ctx.Slogger(), observer)
+	// All settings are checked before any source is built, because building one may
+	// build others that it depends on. Names are sorted, so that a config with
+	// several mistakes reports the same one each time.
 	for _, name := range slices.Sorted(maps.Keys(a.Sources)) {
 		if a.Sources[name] == nil {
 			return fmt.Errorf("token_source %s: null: expected an object with a grant", name)
@@ -86,8 +90,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// Start implements caddy.App: from here on the sources use this config's
-// storage and logs.
+// Start implements caddy.App. From now on the sources use this config's storage
+// and logs: only now is it certain that all modules of the config were
+// provisioned. The sources obtain no token yet, see resume.
 func (a *App) Start() error {
 	for _, src := range a.built {
 		src.attach(a.env)
@@ -95,23 +100,27 @@ func (a *App) Start() error {
 	return nil
 }
 
-// resume has sources without keys look for their token, or obtain it, so that it
-// is renewed in time with no traffic at all. It runs when all apps have started,
-// for apps start in any order: a token endpoint may be a site of the same Caddy.
+// resume makes sources without keys look for their token, or obtain it, so that it
+// is renewed in time even without traffic. It runs when all apps have started. Apps
+// start in any order, and a token endpoint may be a site of the same Caddy.
 func (a *App) resume() {
 	for _, src := range a.built {
 		src.Resume()
 	}
 }
 
-// Stop implements caddy.App. When Caddy stops, sources finish their renewals
-// and write what is not written, while the storage is still open: those of
-// this config, and those that the last reloads left behind.
+// Stop implements caddy.App. Sources that only this config uses finish their
+// renewals and write unsaved tokens, while the storage is still open. A renewal
+// must not be cut off, because its response may hold the only good refresh token.
+//
+// If Caddy itself stops, the sources that earlier reloads have left behind are
+// treated alike, and no source begins another renewal.
 func (a *App) Stop() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	var open []*pooledSource
 	for _, src := range a.built {
+		// In a reload, a source that the new config uses, too, has two users.
 		if users, _ := sourcePool.References(src.id); users <= 1 {
 			open = append(open, src)
 		}
@@ -134,8 +143,10 @@ func (a *App) Stop() error {
 	return errors.Join(errs...)
 }
 
-// Cleanup lets go of the sources. One that no config uses any more is closed:
-// a renewal in flight is finished first.
+// Cleanup releases the sources. A source that no config uses any more is closed,
+// after its renewal has finished. Caddy also calls Cleanup if Provision or Start
+// has failed, so it releases only what was taken. The sources of the running
+// config then return to that config's storage and logs.
 func (a *App) Cleanup() error {
 	var errs []error
 	for _, src := range a.built {
@@ -154,7 +165,7 @@ func (a *App) Cleanup() error {
 	return errors.Join(errs...)
 }
 
-// source returns a source by name, for those that refer to it.
+// source returns a source and its settings by name.
 func (a *App) source(name string) (*pooledSource, *TokenSource, error) {
 	if _, ok := a.Sources[name]; !ok {
 		return nil, nil, a.noSuchSource(name)
@@ -163,8 +174,8 @@ func (a *App) source(name string) (*pooledSource, *TokenSource, error) {
 	return src, a.Sources[name], err
 }
 
-// findSource finds the source that a module names, and how its key is read
-// from a request. within is the module, for errors.
+// findSource returns the source that a module names, and the reader of its key.
+// within names the module in errors.
 func findSource(ctx caddy.Context, within, name string, o *Origin) (*pooledSource, keyReader, error) {
 	if name == "" {
 		return nil, keyReader{}, o.errorf("", "%s: source is required: expected a token_source's name", within)
@@ -191,7 +202,7 @@ func (a *App) noSuchSource(name string) error {
 	return fmt.Errorf("no token_source %q: expected one of %s", name, strings.Join(slices.Sorted(maps.Keys(a.Sources)), ", "))
 }
 
-// build makes a source, and first those it depends on.
+// build makes a source, after the sources that it depends on.
 func (a *App) build(name string) (*pooledSource, error) {
 	if src, ok := a.built[name]; ok {
 		return src, nil
@@ -219,7 +230,9 @@ func (a *App) build(name string) (*pooledSource, error) {
 			if err != nil {
 				return nil, err
 			}
-			fmt.Fprint(r.sum, src.id) // another source behind it makes this one another
+			// The sum identifies this source across reloads. If the other source
+			// changes, this one must be made anew, or it would keep using the old one.
+			fmt.Fprint(r.sum, src.id)
 			return src.Source, nil
 		},
 	}

@@ -8,9 +8,9 @@ import (
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
 )
 
-// breakerSets are the breakers of all the APIs that one source's tokens go
-// to. They stay when a config is reloaded, and go with the last transport that
-// uses them.
+// breakerSets holds the breakers of all APIs that get a source's tokens. They
+// survive a reload, and are dropped with the last transport that uses them. If a
+// reload reset them, each reload would send requests to an API that refuses.
 type breakerSets struct {
 	log  *slog.Logger
 	mu   sync.Mutex
@@ -27,7 +27,8 @@ type breakerSet struct {
 	users int
 }
 
-// take returns the breakers for an API; give says that they are used no more.
+// take returns the breakers for an API. The caller calls give when it does not use
+// them any more.
 func (s *breakerSets) take(upstreams string, settings tokensource.BreakerSettings) (bs *bearer.Breakers, give func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -123,11 +123,10 @@ func (e *Endpoint) parseHeader(d *caddyfile.Dispenser, args []string) error {
 //	    permanent     header <name> [<patterns...>]
 //	    permanent     json <path> [<values...>]
 //	    permanent     text [<patterns...>]
-//	    throttled     ...
-//	    transient     ...
+//	    transient, throttled, consent_lost, user_refused, client_refused: as permanent
 //	}
 //
-// A member that is called text is written \text in error_when.
+// In error_when, a member with the name text is written \text.
 func (e *Endpoint) parseResponse(d *caddyfile.Dispenser, _ []string) error {
 	r := new(Response)
 	e.Response = r

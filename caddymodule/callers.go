@@ -14,9 +14,10 @@ import (
 	"github.com/caddy-bearer/caddy-bearer/internal/plainhttp"
 )
 
-// callerCheck decides who may call. A Caddy site on http://127.0.0.1:9000
-// listens on every interface unless bound, and a page in a browser on this
-// host can call any local port: either would borrow the token.
+// callerCheck decides who may call. Two kinds of callers could misuse the token.
+// Other hosts: a Caddy site with the address http://127.0.0.1:9000 listens on every
+// interface unless it is bound. And web pages: a page in a browser on this host can
+// call any local port.
 type callerCheck struct {
 	ranges []netip.Prefix
 	hosts  []string
@@ -68,7 +69,9 @@ func (c *callerCheck) check(req *http.Request) *problem {
 	return c.checkPeer(req)
 }
 
-// checkPeer looks at who calls, and through what.
+// checkPeer checks the connection's peer, the name that it addresses, and whether it
+// is a web page. It looks at the connection and not at X-Forwarded-For, which any
+// caller can write.
 func (c *callerCheck) checkPeer(req *http.Request) *problem {
 	refused := func(detail string) *problem {
 		return &problem{name: problemCallerRefused, status: http.StatusForbidden, detail: detail}
@@ -80,6 +83,7 @@ func (c *callerCheck) checkPeer(req *http.Request) *problem {
 	case unixSocket:
 	case err != nil || !slices.ContainsFunc(c.ranges, func(p netip.Prefix) bool { return p.Contains(addr) }):
 		return refused("the caller's address is not among `callers`")
+	// DNS rebinding: see docs/decisions/0006-host-names.md.
 	case addr.IsLoopback() && !c.localName(hostOf(req)):
 		return refused("the request is addressed to a name that is not this host's: expected a loopback address, or the name in `hosts`")
 	}
@@ -100,8 +104,8 @@ func (c *callerCheck) checkBrowser(req *http.Request, refused func(string) *prob
 	return nil
 }
 
-// hostOf returns the host that the caller addressed, which is not always the
-// one that the upstream will see.
+// hostOf returns the host that the caller has addressed. By now req.Host may be the
+// upstream's, because reverse_proxy can change it (header_up Host).
 func hostOf(req *http.Request) string {
 	if repl, ok := req.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
 		if host, ok := repl.GetString("http.request.hostport"); ok {
@@ -111,8 +115,9 @@ func hostOf(req *http.Request) string {
 	return req.Host
 }
 
-// localName reports whether a name cannot have been rebound to this host by
-// somebody else's DNS: addresses cannot, nor can loopback's names.
+// localName reports whether the name surely belongs to this host. An attacker's DNS
+// can point any other name at this host, but it cannot do that for IP addresses and
+// loopback names.
 func (c *callerCheck) localName(hostport string) bool {
 	if hostport == "" || strings.HasPrefix(hostport, "127.0.0.1:") {
 		return true
@@ -127,8 +132,8 @@ func (c *callerCheck) localName(hostport string) bool {
 	return plainhttp.Loopback(host) || underLocalhost(host) || slices.ContainsFunc(c.hosts, func(h string) bool { return strings.EqualFold(h, host) })
 }
 
-// underLocalhost reports whether a name is one that browsers keep to the
-// loopback by themselves (RFC 6761, section 6.3): no web site's can be.
+// underLocalhost reports whether a name is under localhost. Browsers resolve such
+// names to loopback without DNS (RFC 6761, section 6.3).
 func underLocalhost(host string) bool {
 	return strings.HasSuffix(strings.ToLower(strings.TrimSuffix(host, ".")), ".localhost")
 }

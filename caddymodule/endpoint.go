@@ -18,9 +18,9 @@ import (
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
-// Endpoint configures a call that issues tokens: where it goes, what it says,
-// and how the answer reads. Text may hold {env.*}, {file.*} and {key.*}; token_url,
-// params and headers also Caddy's {time.now.*}, made anew for each call.
+// Endpoint configures a token call: its URL, what it sends, and how its response is
+// read. Text may hold {env.*}, {file.*} and {key.*}. token_url, params and headers may
+// also hold Caddy's {time.now.*}, which is the time of each call.
 type Endpoint struct {
 	// The URL of the call. https, or http to a loopback address. Required.
 	TokenURL string `json:"token_url,omitempty"`
@@ -52,7 +52,8 @@ type Endpoint struct {
 	// Default: form; query with GET.
 	ParamsIn string `json:"params_in,omitempty"`
 
-	// Further parameters; one that the grant sends too takes its place.
+	// Further parameters. They replace parameters of the same name that the grant
+	// sends.
 	Params []Param `json:"params,omitempty"`
 
 	// Parameters to send under other names.
@@ -64,14 +65,14 @@ type Endpoint struct {
 	// Headers of the call; they may replace Accept and Content-Type.
 	Headers []Header `json:"headers,omitempty"`
 
-	// A source whose token authorizes the call. When the call answers 401, that
-	// token is renewed and the call made once more.
+	// A source whose token authorizes the call. If the response is 401, that token is
+	// renewed and the call is made once more.
 	Bearer string `json:"bearer,omitempty"`
 
-	// How long one call may take, to the last byte. Default: 10s.
+	// How long one call may take, until its last byte. Default: 10s.
 	Timeout caddy.Duration `json:"timeout,omitempty"`
 
-	// How the answer reads.
+	// How the response is read.
 	Response *Response `json:"response,omitempty"`
 
 	// How to reach the endpoint (a private CA, a forward proxy, a client
@@ -91,7 +92,7 @@ type Param struct {
 	Name string `json:"name"`
 	// The value.
 	Value string `json:"value"`
-	// "query" or "body", where it goes elsewhere than the others.
+	// "query" or "body". Default: where the other parameters go.
 	In string `json:"in,omitempty"`
 	// In a JSON body: string, number, bool or raw. Default: string.
 	Type string `json:"type,omitempty"`
@@ -103,45 +104,49 @@ type Header struct {
 	Value string `json:"value"`
 }
 
-// Response says how a token answer reads.
+// Response says how a token response is read.
 type Response struct {
 	// auto, json, form, or text (the body is the token). Default: auto.
 	Format string `json:"format,omitempty"`
-	// The statuses of a good answer. Default: any 2xx.
+	// The statuses of a successful response. Default: any 2xx.
 	Status []int `json:"status,omitempty"`
-	// Paths to the token, the first that is there wins; header:NAME is a
-	// header, cookie:NAME a cookie that the answer sets. A scheme before the
-	// token, "Bearer ", is left out. Default: access_token.
+	// Paths to the token. The first path that exists is used. header:NAME is a header,
+	// and cookie:NAME a cookie that the response sets. A scheme before the token, such
+	// as "Bearer ", is removed. Default: access_token.
 	AccessToken []string `json:"access_token,omitempty"`
 	// The same for the refresh token. Default: refresh_token.
 	RefreshToken []string `json:"refresh_token,omitempty"`
 	// A path to the expiry. Default: expires_in.
 	ExpiresIn string `json:"expires_in,omitempty"`
-	// What it counts: auto, seconds, ms, minutes, epoch, epoch_ms, rfc3339,
-	// duration, d:hh:mm, jwt_exp (of the token) or never. Each takes all spellings
-	// of what it means: numbers, units in words, ISO 8601 durations, dates with or
-	// without a zone (none is UTC). Default: auto, which takes any of them, a bare
-	// number for seconds, or for the unit that the path ends in (expires_minutes).
+	// What the value means: auto, seconds, ms, minutes, epoch, epoch_ms, rfc3339,
+	// duration, d:hh:mm, jwt_exp (the token's own exp) or never. Each kind accepts all
+	// spellings of its meaning: numbers, units in words, ISO 8601 durations, dates
+	// with or without a zone (without one they are UTC). Default: auto, which accepts
+	// all of them. It takes a bare number for seconds, or for the unit in which the
+	// path ends (expires_minutes).
 	ExpiresKind string `json:"expires_kind,omitempty"`
-	// What makes an answer an error, whatever its status.
+	// Responses that match one of these are errors, whatever their status.
 	ErrorWhen []tokenendpoint.Matcher `json:"error_when,omitempty"`
-	// Which errors pass, though they look as if they were for good. These are
-	// looked at first, then throttled, then permanent.
+	// Errors that a later attempt may not meet. The matchers of an error are tried in
+	// this order: transient, throttled, consent_lost, user_refused, client_refused,
+	// permanent.
 	Transient []tokenendpoint.Matcher `json:"transient,omitempty"`
-	// Which errors are for good: remembered, and not repeated.
+	// Errors that refuse for good: the client if a grant gets one, the refresh token
+	// if a refresh does.
 	Permanent []tokenendpoint.Matcher `json:"permanent,omitempty"`
-	// Errors that say that the refresh token or the code is no good any more, so
-	// that a person has to authorize again.
+	// Errors that refuse the refresh token or the code for good, so that a person has
+	// to authorize again.
 	ConsentLost []tokenendpoint.Matcher `json:"consent_lost,omitempty"`
-	// Errors that refuse the user that the call is made for, and nobody else.
+	// Errors that refuse the user for whom the call is made, and nobody else.
 	UserRefused []tokenendpoint.Matcher `json:"user_refused,omitempty"`
 	// Errors that refuse the client, or what the settings ask for.
 	ClientRefused []tokenendpoint.Matcher `json:"client_refused,omitempty"`
-	// Which errors ask for fewer calls.
+	// Errors that ask for fewer calls.
 	Throttled []tokenendpoint.Matcher `json:"throttled,omitempty"`
 }
 
-// inherit fills in from the grant's endpoint what a refresh block leaves out.
+// inherit fills in options that a refresh block leaves out, from the grant's
+// endpoint.
 func (e *Endpoint) inherit(from *Endpoint) *Endpoint {
 	out := *e
 	orElse(&out.TokenURL, from.TokenURL)
@@ -179,14 +184,14 @@ func orElse[T comparable](field *T, otherwise T) {
 	}
 }
 
-// clientAuths are the methods, with the number of words that follow.
+// clientAuths are the methods of client authentication, each with the number of words
+// that follow it.
 var clientAuths = map[string]int{
 	"client_secret_basic": 0, "client_secret_post": 0, "client_secret_basic_raw": 0,
 	"client_secret_query": 0, "none": 0, "header": 2, "template": 1,
 }
 
-// build makes the library's endpoint. self names it in errors, such as
-// "grant password".
+// build makes the library's endpoint.
 func (e *Endpoint) build(gc *GrantContext) (*tokenendpoint.Endpoint, error) {
 	ep := &tokenendpoint.Endpoint{
 		Method:    e.Method,
@@ -233,7 +238,7 @@ func (e *Endpoint) buildURL(gc *GrantContext, ep *tokenendpoint.Endpoint) error 
 	return checkURL(e.Origin, "token_url", t, e.AllowHTTP)
 }
 
-// checkURL refuses what would send credentials in the clear.
+// checkURL refuses a URL that would send credentials in the clear.
 func checkURL(o *Origin, option string, t tokenendpoint.Template, allowHTTP []string) error {
 	sample, _ := t.Expand(func(string) (string, bool) { return "x", true })
 	u, err := url.Parse(sample)
@@ -251,8 +256,8 @@ func checkURL(o *Origin, option string, t tokenendpoint.Template, allowHTTP []st
 
 const notAbsoluteURI = "not an absolute URI without a fragment: expected one such as https://api.example/"
 
-// absoluteURI reports whether a text is an absolute URI (RFC 3986, section
-// 4.3). Where a key's value opens it, that value brings the scheme.
+// absoluteURI reports whether a text is an absolute URI (RFC 3986, section 4.3). If
+// it begins with a key's value, that value is expected to contain the scheme.
 func absoluteURI(t tokenendpoint.Template) bool {
 	for _, sample := range []string{"x", "https://x"} {
 		text, _ := t.Expand(func(string) (string, bool) { return sample, true })
@@ -264,15 +269,15 @@ func absoluteURI(t tokenendpoint.Template) bool {
 	return false
 }
 
-// outsideURI: no character of an absolute URI (RFC 3986, section 2), in which
-// a '#' would begin a fragment.
+// outsideURI reports whether an absolute URI cannot have the character (RFC 3986,
+// section 2). '#' is one, because it would begin a fragment.
 func outsideURI(r rune) bool {
 	return r <= ' ' || r > '~' || strings.ContainsRune("#\"<>\\^`{|}", r)
 }
 
-// checkIssuer holds what an issuer identifier is (RFC 8414, section 2): it is
-// compared with what a callback names, and one that cannot be named would have
-// every login refused.
+// checkIssuer checks an issuer identifier (RFC 8414, section 2). It is compared with
+// the issuer that a callback names. If no provider can have that identifier, every
+// login would be refused.
 func checkIssuer(issuer string, allowHTTP []string) error {
 	u, err := url.Parse(issuer)
 	if err != nil || u.Host == "" || u.User != nil || strings.ContainsFunc(issuer, outsideURI) || strings.Contains(issuer, "?") ||
@@ -429,17 +434,18 @@ func (e *Endpoint) buildResponse(_ *GrantContext, ep *tokenendpoint.Endpoint) er
 	return nil
 }
 
-// buildTransport makes the endpoint's own transport, if it has settings for
-// one. It keeps no connections, as tokenendpoint.NewTransport explains.
+// buildTransport makes the endpoint's own transport, if it has settings for one. It
+// keeps no connections open; tokenendpoint.NewTransport says why.
 func (e *Endpoint) buildTransport(gc *GrantContext, ep *tokenendpoint.Endpoint) error {
 	if e.Transport == nil {
 		return nil
 	}
-	ht := *e.Transport // two endpoints may share it, and loading its modules uses them up
+	// A copy, because two endpoints may share it, and loading its modules empties them.
+	ht := *e.Transport
 	if ht.TLS != nil {
 		tls := *ht.TLS
 		ht.TLS = &tls
-		if hasPlaceholder(tls.ServerName) { // Caddy would look for a request's values
+		if hasPlaceholder(tls.ServerName) { // Caddy would resolve it from a request, and there is none
 			return e.Origin.errorf("transport", "tls_server_name %s: expected a name without placeholders", tls.ServerName)
 		}
 	}
@@ -460,8 +466,9 @@ func (e *Endpoint) buildTransport(gc *GrantContext, ep *tokenendpoint.Endpoint) 
 	return nil
 }
 
-// plainDialErrors lets it be seen that a call never left: Caddy's DialError
-// hides what it wraps from errors.As.
+// plainDialErrors turns Caddy's DialError into a net.OpError. A DialError hides the
+// error that it wraps from errors.As, so nobody could see that the call was never
+// sent, and a code that may be used only once would count as used.
 func plainDialErrors(dial dialFunc) dialFunc {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		conn, err := dial(ctx, network, addr)

@@ -13,20 +13,22 @@ import (
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore"
 )
 
-// environment is what a config gives a source. It outlives the config when the
-// source does: until a newer config gives another, or the source is closed.
+// environment is what a config gives to a source: the store, the logger and the
+// observer. If the source outlives the config, so does the environment. It is
+// replaced by the environment of a newer config, and released when the source is
+// closed.
 type environment struct {
 	store    tokenstore.Store
 	log      *slog.Logger
 	observer tokensource.Observer
 
-	// users are the config, the sources, and calls under way. The store is
-	// closed by the last of them: a call that a reload finds in flight may carry
-	// the only good refresh token.
+	// users counts the config, the sources and the calls under way. The last of them
+	// closes the store. A call that is under way during a reload may be writing the
+	// only good refresh token, so the store must stay open for it.
 	users atomic.Int64
 }
 
-// newEnvironment makes one with one user, the config.
+// newEnvironment makes an environment with one user, the config.
 func newEnvironment(store tokenstore.Store, log *slog.Logger, observer tokensource.Observer) *environment {
 	e := &environment{store: store, log: log, observer: observer}
 	e.hold()
@@ -46,9 +48,10 @@ func (e *environment) release() {
 	}
 }
 
-// environmentStack are those of the configs that use a source, the newest last.
-// That one is used. If a new config fails to load, its environment goes and
-// the running one's is back.
+// environmentStack holds the environments of the configs that use a source, the
+// newest last. The source uses the newest. During a reload there are two. If the
+// new config fails to load, its environment is removed, and the source uses that
+// of the running config again.
 type environmentStack struct {
 	mu  sync.RWMutex
 	all []*environment
@@ -60,6 +63,8 @@ func (es *environmentStack) list() []*environment {
 	return slices.Clone(es.all)
 }
 
+// set replaces the environments. It takes the new ones before it releases the old,
+// because some may be in both lists and must not be closed in between.
 func (es *environmentStack) set(all []*environment) {
 	for _, e := range all {
 		e.hold()
@@ -82,7 +87,8 @@ func (es *environmentStack) current() *environment {
 	return es.all[len(es.all)-1]
 }
 
-// use is current for a call: the environment is to be released after it.
+// use returns the current environment for one call. The caller releases it after
+// the call.
 func (es *environmentStack) use() (*environment, error) {
 	es.mu.RLock()
 	defer es.mu.RUnlock()
@@ -114,8 +120,9 @@ func (es *environmentStack) Swap(ctx context.Context, key string, old, value []b
 	return env.store.Swap(ctx, key, old, value)
 }
 
-// Instance implements [tokenstore.LivenessStore]. A store without such names
-// gets this process's: nobody will ever say that it is dead.
+// Instance implements [tokenstore.LivenessStore]. If the store does not know
+// whether processes are alive, it is this process's own name, which no other
+// process will ever take for dead.
 func (es *environmentStack) Instance() string {
 	env, err := es.use()
 	if err != nil {

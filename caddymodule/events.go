@@ -15,7 +15,7 @@ import (
 )
 
 // The events of the module token_sources. Their data are names from the config,
-// hashes of keys, and words that are known to hold no secret.
+// hashes of keys, and words that cannot hold a secret.
 const (
 	eventLost      = "token_source.lost"       // source, key, error_code
 	eventStoreDown = "token_source.store_down" // source, error
@@ -42,16 +42,15 @@ func (o observer) Lost(string, string, error) {}
 // Store implements tokensource.Observer.
 func (o observer) Store(string, error) {}
 
-// eventObserver emits what an operator may want to act on as Caddy's events.
+// eventObserver emits Caddy events for what an operator may have to act on.
 type eventObserver struct {
 	tokensource.Observer
 	queue *eventQueue
 }
 
-// withEvents adds the events to an observer. The events app is loaded for it
-// where the config has none: Caddy's http and tls apps do the same, and without
-// handlers it is an empty map. started is called when all apps of the config have
-// started.
+// withEvents adds the events to an observer. It loads the events app if the config
+// has none. Caddy's http and tls apps do the same, and without handlers that app is
+// an empty map. started is called when all apps of the config have started.
 func withEvents(ctx caddy.Context, o tokensource.Observer, started func()) (tokensource.Observer, error) {
 	app, err := ctx.App("events")
 	if err != nil {
@@ -59,7 +58,8 @@ func withEvents(ctx caddy.Context, o tokensource.Observer, started func()) (toke
 	}
 	events := app.(*caddyevents.App)
 	q := newEventQueue(ctx, ctx.Logger(), func(name string, data map[string]any) { events.Emit(ctx, name, data) })
-	// Apps start in any order, and handlers are bound when the events app does.
+	// Apps start in any order, and the events app binds its handlers when it starts.
+	// An event before that would reach nobody, so events wait until all have started.
 	if err := events.On("started", &onStarted{func() { q.open(); started() }}); err != nil {
 		return nil, fmt.Errorf("waiting for the config to start: %w", err)
 	}
@@ -82,8 +82,9 @@ func (o eventObserver) Store(source string, err error) {
 	o.queue.put(eventStoreDown, map[string]any{"source": source, "error": storeFailure(err)})
 }
 
-// storeFailure says why a store fails in the system's words, or in ours: what a
-// third party's storage puts into its errors may be an URL with a password.
+// storeFailure says why a store fails: in the operating system's words, or in our
+// own. The storage's own error is not used, because it may contain a URL with a
+// password.
 func storeFailure(err error) string {
 	var no syscall.Errno
 	var timeout interface{ Timeout() bool }
@@ -105,9 +106,10 @@ func (s *onStarted) Handle(context.Context, caddy.Event) error {
 	return nil
 }
 
-// eventQueue emits events one after the other, from a goroutine of its own:
-// Emit returns when all handlers have, and one of them may run a program. There
-// is a goroutine only while there are events, and it ends with the config.
+// eventQueue emits events one after the other, from a goroutine of its own. Emit
+// returns only when all handlers have returned, and a handler may run a program, so
+// a renewal must not wait for it. The goroutine exists only while there are events,
+// and ends with the config.
 type eventQueue struct {
 	ctx  context.Context // the config's
 	log  *zap.Logger
@@ -116,7 +118,7 @@ type eventQueue struct {
 	mu      sync.Mutex
 	opened  bool // the config has started
 	running bool
-	full    bool // and that was told
+	full    bool // and that was logged
 	waiting []queuedEvent
 }
 
@@ -125,14 +127,14 @@ type queuedEvent struct {
 	data map[string]any
 }
 
-// maxEvents bounds the queue: when a provider revokes all, each key is an event.
+// maxEvents bounds the queue. If a provider revokes everything, each key is an event.
 const maxEvents = 1000
 
 func newEventQueue(ctx context.Context, log *zap.Logger, emit func(string, map[string]any)) *eventQueue {
 	return &eventQueue{ctx: ctx, log: log, emit: emit}
 }
 
-// open lets the events go. Until then they wait.
+// open begins to emit. Events wait until then.
 func (q *eventQueue) open() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -140,7 +142,7 @@ func (q *eventQueue) open() {
 	q.run()
 }
 
-// put never waits. What does not fit is dropped, and that is told once.
+// put never waits. An event that does not fit is dropped, and that is logged once.
 func (q *eventQueue) put(name string, data map[string]any) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -181,7 +183,7 @@ func (q *eventQueue) drain() {
 	}
 }
 
-// emitOne survives a handler that panics.
+// emitOne emits an event and survives a handler that panics.
 func (q *eventQueue) emitOne(e queuedEvent) {
 	defer func() {
 		if r := recover(); r != nil {

@@ -7,22 +7,23 @@ import (
 	"sync/atomic"
 )
 
-// expectedBody is a body that the app sends only when it is asked for it, with
-// 100 (Continue).
+// expectedBody is a body that the app sends only after it got 100 (Continue).
 //
-// Before net/http's server writes an answer it reads what is left of the body,
-// and no longer asks for it by then. It knows not to, but for Caddy, which puts
-// a reader of its own in the body's place. An app that strictly waits would hear
-// neither the one nor the other, as it does with Caddy's own transport and
-// expect_continue_timeout. So the app is asked before the answer is written,
-// whether somebody wanted its body or not.
+// net/http's server sends 100 (Continue) at the first read of the body. Before it
+// writes a response, it reads what is left of the body, and no longer sends 100
+// then. It would skip that for a body that nobody has asked for, but it does not
+// recognize one, because Caddy puts a reader of its own in the body's place. So an
+// app that strictly waits would get neither 100 nor the response. (It happens with
+// Caddy's own transport and expect_continue_timeout.) The transport therefore asks
+// for the body before the response is written, even if nobody needs it.
 type expectedBody struct {
 	io.ReadCloser
 	asked atomic.Bool
 }
 
-// expecting puts an expectedBody into a copy of a request whose app waits to be
-// asked. Another request stays as it is, and body is nil.
+// expecting puts an expectedBody into a copy of a request whose app waits for 100
+// (Continue). For any other request it returns the request itself, and body is
+// nil.
 func expecting(req *http.Request) (out *http.Request, body *expectedBody) {
 	if req.Body == nil || req.Body == http.NoBody || req.ProtoMajor != 1 || !strings.EqualFold(req.Header.Get("Expect"), "100-continue") {
 		return req, nil
@@ -46,8 +47,8 @@ func (b *expectedBody) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// ask has the server ask the app for the body, unless it was read. It does not
-// wait for it.
+// ask makes the server send 100 (Continue), unless the body was read already. A
+// read of no bytes does that without waiting for the app.
 func (b *expectedBody) ask() {
 	if b != nil && b.asked.CompareAndSwap(false, true) {
 		_, _ = b.ReadCloser.Read(nil)

@@ -39,8 +39,7 @@ func (g *ClientCredentials) TokenGrant(gc *GrantContext) (tokensource.Grant, err
 	})
 }
 
-// Password obtains a token for a user's name and password (RFC 6749, section
-// 4.3).
+// Password obtains a token with a user's name and password (RFC 6749, section 4.3).
 type Password struct {
 	Endpoint
 	// The user's name. Required.
@@ -75,16 +74,17 @@ func (g *Password) TokenGrant(gc *GrantContext) (tokensource.Grant, error) {
 	})
 }
 
-// AuthorizationCode obtains a token for a code that a person's consent
-// brought (RFC 6749, section 4.1), handed over through the token_login handler.
+// AuthorizationCode obtains a token with an authorization code (RFC 6749, section
+// 4.1). A person's consent brings the code, and the handler token_login receives it.
 type AuthorizationCode struct {
 	Endpoint
-	// Where a person is sent to consent. Without it codes come from elsewhere.
+	// The provider's page to which token_login sends a person. Without it, the app
+	// obtains codes by itself.
 	AuthURL string `json:"auth_url,omitempty"`
-	// Where the provider sends the person back: token_login's callback, or a
-	// page of the app's.
+	// Where the provider sends the person back: token_login's callback, or a page of
+	// the app.
 	RedirectURI string `json:"redirect_uri,omitempty"`
-	// The provider's issuer identifier: a callback must name it (RFC 9207).
+	// The provider's issuer identifier. A callback must name it (RFC 9207).
 	Issuer string `json:"issuer,omitempty"`
 	// Further parameters of the authorization request.
 	AuthParams []Param `json:"auth_params,omitempty"`
@@ -114,8 +114,8 @@ func (g *AuthorizationCode) TokenGrant(gc *GrantContext) (tokensource.Grant, err
 		return nil, err
 	}
 	if gc.Forever && gc.Refresh == nil {
-		// Where tokens live for ever nobody refreshes them; MonPay sends a refresh
-		// token all the same, and refuses it.
+		// Tokens that live for ever need no refresh. MonPay sends a refresh token all
+		// the same, and refuses it.
 		grant.RefreshEndpoint = nil
 	}
 	return grant, nil
@@ -127,7 +127,7 @@ func (g *AuthorizationCode) authorization(gc *GrantContext) (*authorization, boo
 		return nil, false, err
 	}
 	values := make(map[string]string)
-	for _, field := range []struct{ option, text string }{ // in order: what is resolved goes into a sum
+	for _, field := range []struct{ option, text string }{ // in a fixed order, because the resolved values go into a sum
 		{"auth_url", g.AuthURL},
 		{"redirect_uri", g.RedirectURI},
 		{"client_id", g.ClientID},
@@ -173,11 +173,11 @@ func (g *AuthorizationCode) issuer(gc *GrantContext) (string, error) {
 	return issuer, nil
 }
 
-// RefreshToken obtains tokens for a refresh token from elsewhere (RFC 6749,
-// section 6), and for those that come in its stead.
+// RefreshToken obtains tokens with a refresh token from elsewhere (RFC 6749, section
+// 6), and then with the refresh tokens that replace it.
 type RefreshToken struct {
 	Endpoint
-	// The first refresh token. Required.
+	// The initial refresh token. Required.
 	Token string `json:"refresh_token,omitempty"`
 }
 
@@ -203,8 +203,8 @@ func (g *RefreshToken) TokenGrant(gc *GrantContext) (tokensource.Grant, error) {
 	})
 }
 
-// Request obtains a token by any HTTP call that answers with one. It sends
-// only what it is told to.
+// Request obtains a token by any HTTP call whose response contains one. It sends only
+// what the settings say.
 type Request struct {
 	Endpoint
 }
@@ -222,8 +222,8 @@ func (g *Request) TokenGrant(gc *GrantContext) (tokensource.Grant, error) {
 	return gc.grant(&g.Endpoint, tokensource.Request)
 }
 
-// Grant is a module in the namespace token_sources.grants: a way to obtain
-// tokens, by its settings. Others may add more.
+// Grant is a module in the namespace token_sources.grants: a way to obtain tokens.
+// Other Go modules may add more.
 type Grant interface {
 	caddy.Module
 	// TokenGrant makes the grant for a source. It does no network I/O.
@@ -261,7 +261,7 @@ func (gc *GrantContext) secretTemplate(o *Origin, option, text string) (tokenend
 	return t, nil
 }
 
-// callTemplate is template for an option that each token call makes anew.
+// callTemplate is template for an option that each token call fills in anew.
 func (gc *GrantContext) callTemplate(o *Origin, option, text string) (tokenendpoint.Template, error) {
 	t, err := gc.resolver.callTemplate(text, option != "token_url")
 	if err != nil {
@@ -270,7 +270,7 @@ func (gc *GrantContext) callTemplate(o *Origin, option, text string) (tokenendpo
 	return t, nil
 }
 
-// secret resolves an option's text that must be whole by now.
+// secret resolves an option's text that must be complete when the config is loaded.
 func (gc *GrantContext) secret(o *Origin, option, text string) (tokenendpoint.Secret, error) {
 	s, err := gc.resolver.plain(text)
 	if err != nil {
@@ -279,9 +279,9 @@ func (gc *GrantContext) secret(o *Origin, option, text string) (tokenendpoint.Se
 	return tokenendpoint.NewSecret(s), nil
 }
 
-// grant puts a grant's pieces together: what newGrant makes of its endpoint, the
-// scope, and the endpoint that refreshes, which is the refresh block's or else
-// the same.
+// grant puts a grant together from its parts: the grant that newGrant makes of its
+// endpoint, the scope, and the endpoint for refreshes. That is the refresh block's
+// endpoint, or else the grant's.
 func (gc *GrantContext) grant(e *Endpoint, newGrant func(*tokenendpoint.Endpoint) *tokensource.EndpointGrant) (*tokensource.EndpointGrant, error) {
 	ep, err := e.build(gc)
 	if err != nil {
@@ -295,7 +295,7 @@ func (gc *GrantContext) grant(e *Endpoint, newGrant func(*tokenendpoint.Endpoint
 	}
 	refresh := e.refreshing()
 	switch {
-	case gc.Refresh != nil && g.RefreshEndpoint == nil: // a call of its own kind has nothing to inherit
+	case gc.Refresh != nil && g.RefreshEndpoint == nil: // grant request has nothing that a refresh could inherit
 		refresh = gc.Refresh
 	case gc.Refresh != nil:
 		refresh = gc.Refresh.inherit(e)
@@ -308,8 +308,8 @@ func (gc *GrantContext) grant(e *Endpoint, newGrant func(*tokenendpoint.Endpoint
 	return g, nil
 }
 
-// refreshing is the endpoint as a refresh uses it by default: the grant's
-// own further parameters are not a refresh's.
+// refreshing returns the endpoint as a refresh uses it by default. The grant's own
+// further parameters are not part of a refresh.
 func (e *Endpoint) refreshing() *Endpoint {
 	out := *e
 	out.Params, out.Scope = nil, nil

@@ -10,8 +10,8 @@ import (
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
-// Injection is one thing that is put into a request. Exactly one of Header,
-// Query and Cookie is set.
+// Injection is a header, query parameter or cookie that the transport puts into each
+// request. Exactly one of Header, Query and Cookie is set.
 type Injection struct {
 	// The name of a header.
 	Header string `json:"header,omitempty"`
@@ -19,16 +19,18 @@ type Injection struct {
 	Query string `json:"query,omitempty"`
 	// The name of a cookie.
 	Cookie string `json:"cookie,omitempty"`
-	// What goes there: {token} is the token, {token.NAME} a member of the answer
-	// that it came in, by its path: user.tenant, tenants.0, id_token (left out, with
-	// a warning, if the answer had none), {key.NAME} a value of the key; {env.*} and {file.*} are read when the config is loaded.
+	// The value, in which {token} is the token and {key.NAME} a value of the key.
+	// {token.NAME} is a member of the response that brought the token, by its path:
+	// user.tenant, tenants.0, id_token. If the response has no such member, the
+	// injection is left out, and a warning is logged once. {env.*} and {file.*} are
+	// read when the config is loaded.
 	Value string `json:"value,omitempty"`
 }
 
-// AuthFailure says which of the API's answers mean that it refuses the token.
+// AuthFailure says which of the API's responses refuse the token.
 type AuthFailure = bearer.AuthFailure
 
-// option is the Caddyfile's name for it.
+// option is the injection's option in a Caddyfile.
 func (in Injection) option() string {
 	switch {
 	case in.Query != "":
@@ -39,8 +41,8 @@ func (in Injection) option() string {
 	return "header " + in.Header
 }
 
-// resolveInjections resolves the placeholders of a list of injections, all but those that
-// only a request can: the token's and the key's.
+// resolveInjections resolves the placeholders in a list of injections. {token} and
+// {key.NAME} remain, because only a request has their values.
 func resolveInjections(list []Injection, keyNames []string, o *Origin) ([]bearer.Injection, error) {
 	var resolved []bearer.Injection
 	for _, in := range list {
@@ -72,7 +74,7 @@ func resolveValue(value string, keyNames []string) (tokenendpoint.Template, erro
 		}
 		value, known, err := r.resolve(name)
 		if err != nil && !strings.Contains(name, ".") {
-			err = fmt.Errorf("%w; the token is {token}, a member of its answer {token.NAME}", err)
+			err = fmt.Errorf("%w; the token is {token}, a member of its response {token.NAME}", err)
 		}
 		return value, known, err
 	})

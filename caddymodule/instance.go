@@ -16,8 +16,8 @@ import (
 	"github.com/gofrs/flock"
 )
 
-// instanceID names this process to those that share its store: where it runs,
-// and something random.
+// instanceID names this process to others that share its store: the host on which it
+// runs, and a random part.
 var instanceID = hostID() + "-" + randomHex()
 
 func randomHex() string {
@@ -26,11 +26,11 @@ func randomHex() string {
 	return hex.EncodeToString(b)
 }
 
-// hostID is the same for processes between which a lock on a file tells the
-// truth: those of one kernel, since it booted. A host's name alone is not
-// enough, for containers on many hosts may share one, and a network's file
-// system need not carry locks from host to host. Where there is no such id it
-// is a random one, and nobody is ever known to be dead.
+// hostID is the same for all processes among which file locks are reliable: those
+// that run under one kernel, since it booted. The host's name alone is not enough,
+// because containers on many hosts may have the same name, and a network file system
+// need not carry locks from host to host. If the kernel has no such id, hostID is
+// random, and no process is ever known to be dead.
 func hostID() string {
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
@@ -44,15 +44,17 @@ func hostID() string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// validInstance keeps what a record says from being a path.
+// validInstance checks an id that comes from a record. It becomes part of a file
+// name, so it must not be a path.
 func validInstance(id string) bool {
 	host, random, ok := strings.Cut(id, "-")
 	hexadecimal := func(s string) bool { b, err := hex.DecodeString(s); return err == nil && len(b) == 16 }
 	return ok && hexadecimal(host) && hexadecimal(random)
 }
 
-// instanceLock is a file that this process keeps locked for as long as it uses
-// a folder. The kernel lets go of it when the process dies, however it dies.
+// instanceLock is a file that this process keeps locked as long as it uses a folder.
+// The kernel releases the lock whenever the process dies. So another process that
+// can take the lock knows that this one is dead.
 type instanceLock struct {
 	dir   string
 	users int // guarded by instanceLocks.mu
@@ -61,8 +63,8 @@ type instanceLock struct {
 	file *flock.Flock // nil: not yet made
 }
 
-// instanceLocks are those of this process, by folder: several configs, during
-// a reload, share one.
+// instanceLocks are the locks of this process, by folder. During a reload two configs
+// share one lock.
 var instanceLocks = struct {
 	mu  sync.Mutex
 	all map[string]*instanceLock
@@ -80,7 +82,7 @@ func takeInstanceLock(dir string) *instanceLock {
 	return l
 }
 
-// release ends one use. With the last the file goes.
+// release ends one use. The last release removes the file.
 func (l *instanceLock) release() error {
 	instanceLocks.mu.Lock()
 	defer instanceLocks.mu.Unlock()
@@ -100,16 +102,16 @@ func (l *instanceLock) release() error {
 	return errors.Join(err, l.file.Close())
 }
 
-// hold makes sure that the file is there and locked. It must be before anything
-// in the store names this process: to others a file that is not there means
-// that its process has ended.
+// hold makes sure that the file exists and is locked. It is called before anything in
+// the store names this process: if the file does not exist, other processes take
+// this one for dead.
 func (l *instanceLock) hold() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.file != nil && l.inPlace() {
 		return nil
 	}
-	if l.file != nil { // somebody has taken the file away
+	if l.file != nil { // somebody has removed the file
 		_ = l.file.Close()
 		l.file = nil
 	}
@@ -120,8 +122,8 @@ func (l *instanceLock) hold() error {
 	ok, err := file.TryLock()
 	switch {
 	case locksUnsupported(err):
-		// The file must be there all the same. Nobody can lock it either, so
-		// nobody takes us for dead.
+		// Without locks the file must exist all the same. Nobody else can lock it
+		// either, so nobody takes this process for dead.
 		err = touch(file.Path())
 	case err == nil && !ok:
 		err = errors.New("another process holds it")
@@ -133,7 +135,7 @@ func (l *instanceLock) hold() error {
 	return nil
 }
 
-// inPlace reports whether the file is still where others look for it.
+// inPlace reports whether the locked file is still the one that others find by name.
 func (l *instanceLock) inPlace() bool {
 	there, err := os.Stat(l.file.Path())
 	if err != nil {
@@ -143,13 +145,13 @@ func (l *instanceLock) inPlace() bool {
 	return err == nil && os.SameFile(there, ours)
 }
 
-// dead reports whether the process of that name has surely ended. One that
-// runs elsewhere may or may not.
+// dead reports whether the process of that name has surely ended. Of a process on
+// another host this is never known.
 func (l *instanceLock) dead(id string) bool {
 	if !validInstance(id) || id == instanceID || !strings.HasPrefix(id, hostPart(instanceID)) {
 		return false
 	}
-	// with our own file in its place, this is the folder that the others use
+	// If our own file is in its place, this is the folder that the others use, too.
 	if err := l.hold(); err != nil {
 		return false
 	}
@@ -173,7 +175,7 @@ func hostPart(id string) string {
 }
 
 func newLockFile(path string) *flock.Flock {
-	// for writing, which a network's file system wants of an exclusive lock
+	// Opened for writing: network file systems require that for an exclusive lock.
 	return flock.New(path, flock.SetFlag(os.O_CREATE|os.O_RDWR), flock.SetPermissions(0o600))
 }
 

@@ -49,17 +49,18 @@ func newKeyReader(parts []KeyPart) (keyReader, error) {
 	return kr, nil
 }
 
-// keyError says which value is not there, or cannot be used.
+// keyError says which value of the key is missing or cannot be used. It never quotes
+// the value, which names a person.
 type keyError struct {
 	name, why string
-	// bad: there is a value, and it is too long.
+	// bad: there is a value, but it is too long.
 	bad bool
 }
 
 func (e *keyError) Error() string { return "key " + e.name + ": " + e.why }
 
-// maxKeyValue bounds what a request can make us remember, in bytes: a user's own
-// JWT may be a key, and is as large as headers go.
+// maxKeyValue bounds what a request can make the source remember, in bytes. A user's
+// own JWT may be a key, and can be as long as a header may be.
 const maxKeyValue = 16 << 10
 
 // read returns the request's key, and its values.
@@ -90,8 +91,8 @@ func (kr *keyReader) read(req *http.Request) (tokensource.Key, []string, error) 
 	return tokensource.NewKey(values...), values, nil
 }
 
-// lookup returns a placeholder's value. What comes twice is refused: which of
-// two users is meant is not ours to guess.
+// lookup returns a placeholder's value. If the request has the header, parameter or
+// cookie twice, it is refused: a wrong guess would use another user's token.
 func (kr *keyReader) lookup(repl *caddy.Replacer, req *http.Request, name string, ke *keyError) (string, bool) {
 	if what := twice(req, name); what != "" {
 		ke.why = "the " + what + " came more than once"
@@ -104,8 +105,8 @@ func (kr *keyReader) lookup(repl *caddy.Replacer, req *http.Request, name string
 	return value, ok && value != ""
 }
 
-// carrier names the header, query parameter or cookie of a placeholder; "" when
-// it is of none.
+// carrier names the header, query parameter or cookie that a placeholder reads; "" if
+// it reads none of them.
 func carrier(placeholder string) string {
 	if name, ok := strings.CutPrefix(placeholder, headerPlaceholder); ok {
 		return "header " + textproto.CanonicalMIMEHeaderKey(name)
@@ -119,8 +120,8 @@ func carrier(placeholder string) string {
 	return ""
 }
 
-// twice is the carrier of a placeholder that the request has more than once; ""
-// when it has not.
+// twice returns the carrier of a placeholder if the request has it more than once,
+// else "".
 func twice(req *http.Request, placeholder string) string {
 	n := 0
 	if name, ok := strings.CutPrefix(placeholder, headerPlaceholder); ok {

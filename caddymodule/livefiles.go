@@ -11,19 +11,19 @@ import (
 	"time"
 )
 
-// Files that are replaced while Caddy runs: secrets that are rotated, tokens that
-// Kubernetes projects, client certificates. They are read for each call, so that
-// no reload is needed. A file that cannot be read at the moment, because it is
-// just being replaced, counts as what it was.
+// Some files are replaced while Caddy runs: rotated secrets, tokens that Kubernetes
+// projects, client certificates. They are read for each call, so that no reload is
+// needed. If a file cannot be read, because it is just being replaced, its last
+// content counts.
 
-// liveFiles are the last good contents, by name, of all files that were read.
+// liveFiles holds the last good content of all files that were read, by name.
 var liveFiles struct {
 	mu    sync.Mutex
 	texts map[string]string
 }
 
-// readLiveFile returns the secret in a file, or what it was when it could last be
-// read. The error is why it never could.
+// readLiveFile returns the secret in a file. If the file cannot be read now, it
+// returns the last content. It returns an error if the file could never be read.
 func readLiveFile(name string) (string, error) {
 	text, err := readSecretFile(name)
 	liveFiles.mu.Lock()
@@ -56,8 +56,8 @@ func liveCertificate(certFile, keyFile string, first tls.Certificate) func(*tls.
 	}
 }
 
-// withLiveCertificate has a TLS configuration of Caddy's read its client
-// certificate again when the files are replaced.
+// withLiveCertificate makes a TLS configuration of Caddy's read its client
+// certificate from the files at each handshake.
 func withLiveCertificate(cfg *tls.Config, certFile, keyFile string) {
 	if cfg == nil || certFile == "" || keyFile == "" || len(cfg.Certificates) != 1 {
 		return
@@ -66,13 +66,12 @@ func withLiveCertificate(cfg *tls.Config, certFile, keyFile string) {
 	cfg.Certificates = nil
 }
 
-// watchEvery is how often files are looked at. Polling notices what a watch on a
-// file or a folder may not: a symbolic link to a folder that is put in the place
-// of another, as Kubernetes does, or a network's file system.
+// watchEvery is how often files are checked. Polling also notices changes that a
+// watch on a file or folder may miss: Kubernetes replaces a symbolic link to a
+// folder, and network file systems report nothing.
 const watchEvery = 500 * time.Millisecond
 
-// watchFiles calls changed when the contents of one of the files have changed,
-// until ctx ends. What is there when it is called counts as known.
+// watchFiles calls changed when the content of a file has changed, until ctx ends.
 func watchFiles(ctx context.Context, names []string, changed func(names []string)) {
 	seen := make(map[string]fileState, len(names))
 	for _, name := range names {
@@ -101,14 +100,13 @@ func watchFiles(ctx context.Context, names []string, changed func(names []string
 	}
 }
 
-// fileState is what a file was when it was looked at.
+// fileState is the state of a file when it was last checked.
 type fileState struct {
 	info os.FileInfo
 	sum  [sha256.Size]byte
 }
 
-// lookAt reads a file if it may have changed. One that cannot be read is what it
-// was.
+// lookAt reads a file if it may have changed. If it cannot be read, its state stays.
 func lookAt(name string, was fileState) fileState {
 	info, err := os.Stat(name)
 	if err != nil {

@@ -28,24 +28,25 @@ func init() {
 	httpcaddyfile.RegisterDirectiveOrder("token_login", httpcaddyfile.Before, "reverse_proxy")
 }
 
-// TokenLogin is a handler through which a source gets the tokens that need a
-// person. By the last element of the path:
+// TokenLogin is a handler through which a source gets tokens that need a person.
+// The last element of the path decides:
 //
-//   - GET start sends a person's browser to the provider, with a state that is
-//     bound to the browser, and PKCE with S256.
-//   - GET callback takes them back, exchanges the code and shows a fixed page.
-//   - POST code takes a code that the app received itself, as the form field
-//     code, for the key in the request's headers. One that was taken or refused
-//     is not sent again.
+//   - GET start sends a person's browser to the provider, with PKCE (S256) and a
+//     state that is bound to the browser.
+//   - GET callback receives the browser when it comes back, exchanges the code
+//     and shows a fixed page.
+//   - POST code takes a code that the app has received itself, as the form field
+//     code. The request has the same key as requests to the API. A code that was
+//     accepted or refused is not sent again.
 //
-// Only callers that a bearer transport would serve may POST. The access log
-// leaves these requests out: they carry codes.
+// Only callers that a bearer transport would serve may POST. Caddy's access log
+// does not get these requests, because they carry codes.
 type TokenLogin struct {
 	// The token source's name. Required.
 	Source string `json:"source"`
 	// The addresses and ranges that may hand over codes. Default: loopback.
 	Callers []string `json:"callers,omitempty"`
-	// The names under which they may address the sidecar, besides loopback's.
+	// The names under which they may address the sidecar, besides loopback names.
 	Hosts []string `json:"hosts,omitempty"`
 	// Where the Caddyfile says it.
 	Origin *Origin `json:"origin,omitempty"`
@@ -100,6 +101,8 @@ func (tl *TokenLogin) ServeHTTP(w http.ResponseWriter, r *http.Request, next cad
 	default:
 		return orNotFound(w, r, next)
 	}
+	// The query and the form carry codes. Keep them out of the access log, out of
+	// caches, and out of the Referer of whatever page comes next.
 	caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("Referrer-Policy", "no-referrer")
@@ -110,18 +113,19 @@ func (tl *TokenLogin) ServeHTTP(w http.ResponseWriter, r *http.Request, next cad
 		}
 	}
 	if err := handle(w, r); err != nil {
-		// The caller has gone. Caddy would log an error together with the whole
-		// request, and so the code in its query.
-		tl.log.Debug("login's answer not written", zap.String("source", tl.Source), zap.Error(err))
+		// The caller has gone. The error is not returned: Caddy would log it together
+		// with the request, and so with the code in its query.
+		tl.log.Debug("the response to a login was not written", zap.String("source", tl.Source), zap.Error(err))
 	}
 	return nil
 }
 
-// orNotFound passes a request on, and answers 404 if nobody else answers it: Caddy
-// would send an empty 200, which a program takes for success.
+// orNotFound passes a request on to the next handler. If no handler responds, it
+// responds with 404. Caddy would send an empty 200, which a program takes for
+// success.
 func orNotFound(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	watched := &answeredWriter{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
-	if err := next.ServeHTTP(watched, r); err != nil || watched.answered {
+	watched := &watchedWriter{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
+	if err := next.ServeHTTP(watched, r); err != nil || watched.responded {
 		return err
 	}
 	p := &problem{
@@ -131,37 +135,39 @@ func orNotFound(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) 
 	return p.write(w)
 }
 
-// answeredWriter notes whether there was an answer.
-type answeredWriter struct {
+// watchedWriter notes whether a handler has responded.
+type watchedWriter struct {
 	*caddyhttp.ResponseWriterWrapper
-	answered bool
+	responded bool
 }
 
 // WriteHeader implements http.ResponseWriter.
-func (w *answeredWriter) WriteHeader(status int) {
-	w.answered = true
+func (w *watchedWriter) WriteHeader(status int) {
+	w.responded = true
 	w.ResponseWriterWrapper.WriteHeader(status)
 }
 
 // Write implements http.ResponseWriter.
-func (w *answeredWriter) Write(b []byte) (int, error) {
-	w.answered = true
+func (w *watchedWriter) Write(b []byte) (int, error) {
+	w.responded = true
 	return w.ResponseWriterWrapper.Write(b)
 }
 
 // ReadFrom implements io.ReaderFrom.
-func (w *answeredWriter) ReadFrom(r io.Reader) (int64, error) {
-	w.answered = true
+func (w *watchedWriter) ReadFrom(r io.Reader) (int64, error) {
+	w.responded = true
 	return w.ResponseWriterWrapper.ReadFrom(r)
 }
 
-// Unwrap is for what takes the connection over, and answers on it.
-func (w *answeredWriter) Unwrap() http.ResponseWriter {
-	w.answered = true
+// Unwrap is called by a handler that takes over the connection. Such a handler
+// responds by itself.
+func (w *watchedWriter) Unwrap() http.ResponseWriter {
+	w.responded = true
 	return w.ResponseWriterWrapper.Unwrap()
 }
 
-// report logs what became of a login, in place of the access log.
+// report logs the outcome of a step of a login. It replaces the access log, which
+// does not get these requests.
 func (tl *TokenLogin) report(step string, err error) {
 	if err != nil {
 		tl.log.Warn("login failed", zap.String("source", tl.Source), zap.String("step", step),
@@ -186,10 +192,15 @@ func (tl *TokenLogin) start(w http.ResponseWriter, r *http.Request) error {
 		}
 		return loginPage(w, status, "This link cannot be used", "Go back to the app and begin again.")
 	}
+	// The cookie binds the login to this browser. Without it, an attacker could
+	// begin a login, authorize with his own account, and let the victim's browser
+	// open the callback: the victim's key would get the attacker's token.
 	authURL, state, cookie := ls.begin(key)
 	http.SetCookie(w, &http.Cookie{
 		Name: loginCookie(state), Value: cookie, Path: ls.cookiePath(), MaxAge: int(loginLife.Seconds()),
-		HttpOnly: true, SameSite: http.SameSiteLaxMode, // Lax: the way back is a navigation from the provider
+		// Lax and not Strict: the browser comes back by a navigation from the
+		// provider's site, and must bring the cookie.
+		HttpOnly: true, SameSite: http.SameSiteLaxMode,
 		Secure: r.TLS != nil || strings.HasPrefix(ls.auth.config.RedirectURL, "https:"),
 	})
 	tl.report(loginStart, nil)
@@ -197,9 +208,10 @@ func (tl *TokenLogin) start(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// startKey is the key of the link's ticket. Without one the request's own key
-// counts, but only of a caller that might ask for a ticket: who begins a login
-// decides whose tokens are replaced.
+// startKey returns the key for which a login begins. A link from a problem document
+// carries a ticket, and the ticket holds the key. A request without a ticket names
+// the key itself, but only a caller that could get a ticket may do that: whoever
+// begins a login decides whose token is replaced.
 func (tl *TokenLogin) startKey(ls *pendingLogins, r *http.Request) (tokensource.Key, error) {
 	if text := r.URL.Query().Get("ticket"); text != "" {
 		values, err := ls.open(tl.Source, text)
@@ -215,14 +227,19 @@ func (tl *TokenLogin) startKey(ls *pendingLogins, r *http.Request) (tokensource.
 	return key, err
 }
 
-var errLoginCaller = errors.New("a login without a ticket was begun by somebody who may not")
+var errLoginCaller = errors.New("this caller may not begin a login without a ticket")
 
+// loginCookie names the cookie by its state, so that two logins in one browser do
+// not overwrite each other's cookie.
 func loginCookie(state string) string {
 	const shown = 16
 	return "token_login_" + state[:min(len(state), shown)]
 }
 
-// callback takes a person back from the provider.
+// callback receives a person's browser from the provider. Anybody may open this
+// address, so nothing in the request is trusted before finish has matched the
+// state and the cookie. The pages that it shows are fixed, so the request cannot
+// put text into them.
 func (tl *TokenLogin) callback(w http.ResponseWriter, r *http.Request) error {
 	ls := tl.source.logins
 	if ls == nil {
@@ -233,12 +250,14 @@ func (tl *TokenLogin) callback(w http.ResponseWriter, r *http.Request) error {
 	if c, err := r.Cookie(name); err == nil {
 		cookie = c.Value
 	}
+	// finish uses up the state, whatever comes next: each login ends once.
 	l, err := ls.finish(q.Get("state"), cookie, q.Get("iss"))
 	if err != nil {
 		tl.report(loginCallback, err)
 		return loginPage(w, http.StatusBadRequest, "This login cannot be finished", "It took too long, or was begun elsewhere. Go back to the app and begin again.")
 	}
 	http.SetCookie(w, &http.Cookie{Name: name, Path: ls.cookiePath(), MaxAge: -1, HttpOnly: true})
+	// A redirect may carry a code and an error at once; see readCode.
 	if q.Has("error") || len(q["code"]) != 1 || q.Get("code") == "" {
 		tl.report(loginCallback, errProviderDeclined)
 		return loginPage(w, http.StatusForbidden, "The provider did not agree", "Nothing was changed. Go back to the app to try again.")
@@ -256,7 +275,7 @@ func (tl *TokenLogin) callback(w http.ResponseWriter, r *http.Request) error {
 	return loginPage(w, http.StatusOK, "You are logged in", "You can close this page and go back to the app.")
 }
 
-var errProviderDeclined = errors.New("the provider's answer carries an error, or no code")
+var errProviderDeclined = errors.New("the provider's redirect carries an error, or no code")
 
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
 //
@@ -285,7 +304,9 @@ func parseTokenLogin(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error
 	return tl, tl.UnmarshalCaddyfile(h.Dispenser)
 }
 
-// code takes a code that the app received.
+// code takes a code that the app has received. The app may hand over the same code
+// again, for instance after a timeout: Exchange sends each code once and repeats
+// its outcome.
 func (tl *TokenLogin) code(w http.ResponseWriter, r *http.Request) error {
 	if p := tl.callers.check(r); p != nil {
 		return p.write(w)
@@ -306,12 +327,12 @@ func (tl *TokenLogin) code(w http.ResponseWriter, r *http.Request) error {
 	return writeAuthorized(w, tl.Source, token)
 }
 
-// maxCodeForm is the longest form with a code.
+// maxCodeForm bounds the form, in bytes.
 const maxCodeForm = 16 << 10
 
-// readCode reads the form. A provider's redirect may carry a code and an
-// error at once (MondiaPay's do): an app that hands over all of it must not
-// see the code of a failed purchase spent.
+// readCode reads the form. A provider's redirect may carry a code and an error at
+// once, as MondiaPay's does after a failed purchase. If the app hands over
+// everything that it got, the code must not be sent.
 func readCode(w http.ResponseWriter, r *http.Request) (tokenendpoint.Secret, *problem) {
 	bad := func(detail string) (tokenendpoint.Secret, *problem) {
 		return tokenendpoint.Secret{}, &problem{name: problemBadRequest, status: http.StatusBadRequest, detail: detail}
@@ -340,20 +361,21 @@ func readCode(w http.ResponseWriter, r *http.Request) (tokenendpoint.Secret, *pr
 }
 
 func writeAuthorized(w http.ResponseWriter, source string, token *tokensource.Token) error {
-	answer := struct {
+	response := struct {
 		Source    string     `json:"source"`
 		Status    string     `json:"status"`
 		ExpiresAt *time.Time `json:"expires_at,omitempty"`
 	}{Source: source, Status: "authorized"}
 	if expiry := token.Expiry(); !expiry.IsZero() {
 		expiry = expiry.Round(0).UTC().Truncate(time.Second)
-		answer.ExpiresAt = &expiry
+		response.ExpiresAt = &expiry
 	}
 	w.Header().Set("Content-Type", "application/json")
-	return json.NewEncoder(w).Encode(answer)
+	return json.NewEncoder(w).Encode(response)
 }
 
-// loginPage shows a fixed page: nothing of the request is in it.
+// loginPage shows a fixed page. Nothing of the request is in it, and the policy
+// forbids scripts and frames, so the page cannot be abused.
 func loginPage(w http.ResponseWriter, status int, title, text string) error {
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")

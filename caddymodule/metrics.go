@@ -10,9 +10,9 @@ import (
 	"github.com/caddy-bearer/caddy-bearer/bearer"
 )
 
-// The counters live as long as the process, and every config registers them
-// in its own registry: a reload neither loses counts nor registers twice.
-// Labels are names from the config and words from closed lists, never a key.
+// The counters live as long as the process, and each config registers them in its
+// own registry. So a reload loses no counts, and registers nothing twice. Labels are
+// names from the config and words from closed lists, never a key.
 var (
 	renewalsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Namespace: "caddy", Subsystem: "token_source", Name: "renewals_total",
@@ -41,8 +41,8 @@ var (
 	}, []string{"source", "result"})
 )
 
-// registerMetrics puts the metrics into the config's registry. A metric that
-// cannot be registered is reported, and never stops a request.
+// registerMetrics puts the metrics into the config's registry. If a metric cannot be
+// registered, that is logged, and requests are served all the same.
 func registerMetrics(ctx caddy.Context, a *App) {
 	for _, c := range []prometheus.Collector{renewalsTotal, renewalDuration, failuresTotal, expiryUnreadableTotal, requestsTotal, replaysTotal, gauges{a}} {
 		err := ctx.GetMetricsRegistry().Register(c)
@@ -71,7 +71,7 @@ var (
 		"0 closed, 1 half-open, 2 open; of a keyed source's breakers the worst.", []string{"source", "breaker"}, nil)
 )
 
-// gauges reads the sources' state when it is asked for.
+// gauges reads the state of the sources whenever metrics are collected.
 type gauges struct{ app *App }
 
 // Describe implements prometheus.Collector.
@@ -112,11 +112,12 @@ func (g gauges) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// requestCounters are the request counters of one source, looked up once.
+// requestCounters are the request counters of one source, by result. They are looked
+// up once and not for each request.
 type requestCounters map[string]prometheus.Counter
 
-// The results of a request that was sent. One that was not counts under the
-// name of its problem.
+// The results of a request that was sent. A request that was not sent counts under
+// the name of its problem.
 const (
 	resultOK      = string(bearer.ResultOK)
 	resultRefused = string(bearer.ResultRefused)
@@ -131,11 +132,11 @@ var replayResults = func() (names []string) {
 	return names
 }()
 
-// transportCounters counts what the engine tells of a transport's requests.
+// transportCounters counts the outcomes that the engine reports.
 type transportCounters Transport
 
 // Request implements [bearer.Observer]. There is no counter for
-// [bearer.ResultNotSent]: the answer is counted as the problem that it is.
+// [bearer.ResultNotSent]: such a request is counted as a problem.
 func (t *transportCounters) Request(r bearer.Result) { t.requests.count(string(r)) }
 
 // Replay implements [bearer.Observer].

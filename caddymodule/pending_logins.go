@@ -20,27 +20,34 @@ import (
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
 )
 
-// pendingLogins are the authorizations that people are in the middle of. They belong
-// to the source, so that a config reload interrupts nobody.
+// pendingLogins are the logins that people have begun and not finished. They belong
+// to the source and not to the handler, so that a reload does not interrupt a
+// person who is at the provider's page.
+//
+// They are in memory only. A restart, or a callback at another replica, ends a
+// login with a page that asks the person to begin again. The state and the cookie
+// are kept as hashes.
 type pendingLogins struct {
 	auth *authorization
-	seal cipher.AEAD // of the links that carry a key; its own for each process
+	seal cipher.AEAD // for tickets; each process has a key of its own
 
 	mu      sync.Mutex
 	pending map[[sha256.Size]byte]*login // by the state's hash
 	order   [][sha256.Size]byte          // oldest first
 }
 
-// login is one person's way to the provider and back.
+// login is one person's login.
 type login struct {
 	key      tokensource.Key
-	verifier string
+	verifier string            // of PKCE
 	browser  [sha256.Size]byte // hash of the cookie
 	begun    time.Time
 }
 
 const (
-	loginLife  = 10 * time.Minute
+	// loginLife is how long a person may take, and how long a login link is valid.
+	loginLife = 10 * time.Minute
+	// maxPending bounds the memory. If there are more logins, the oldest go.
 	maxPending = 10_000
 )
 
@@ -65,8 +72,8 @@ func randomText() string {
 	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
-// begin starts a login and returns where to send the person, the state, and
-// what the browser must bring back in a cookie.
+// begin starts a login. It returns the provider's address for the browser, the
+// state, and the value that the browser must bring back in a cookie.
 func (ls *pendingLogins) begin(key tokensource.Key) (authURL, state, cookie string) {
 	state, cookie = randomText(), randomText()
 	l := &login{key: key, verifier: oauth2.GenerateVerifier(), browser: sha256.Sum256([]byte(cookie)), begun: time.Now()}
@@ -88,12 +95,13 @@ func (ls *pendingLogins) begin(key tokensource.Key) (authURL, state, cookie stri
 }
 
 var (
-	errLoginUnknown = errors.New("this login is not known, was used, or is too old")
+	errLoginUnknown = errors.New("this login is unknown, was used, or is too old")
 	errLoginBrowser = errors.New("this login was begun in another browser")
-	errLoginIssuer  = errors.New("the answer comes from another issuer")
+	errLoginIssuer  = errors.New("the callback names another issuer, or none")
 )
 
-// finish ends a login: its state is used up, whatever follows.
+// finish ends a login. The state is removed before anything is checked, so that
+// nobody can try several cookies or codes with it.
 func (ls *pendingLogins) finish(state, cookie, issuer string) (*login, error) {
 	ls.mu.Lock()
 	id := sha256.Sum256([]byte(state))
@@ -112,8 +120,9 @@ func (ls *pendingLogins) finish(state, cookie, issuer string) (*login, error) {
 	return l, nil
 }
 
-// cookiePath is where the browser brings the cookie back to: beside the
-// redirect_uri, whatever path the request came under.
+// cookiePath is the path for which the browser sends the cookie back: the folder of
+// the redirect_uri. The path of the request does not help, because another proxy
+// may have rewritten it.
 func (ls *pendingLogins) cookiePath() string {
 	u, err := url.Parse(ls.auth.config.RedirectURL)
 	if err != nil || u.Path == "" {
@@ -122,15 +131,17 @@ func (ls *pendingLogins) cookiePath() string {
 	return path.Dir(u.Path)
 }
 
-// ticket is what a login link carries, sealed: whose login it is, until when.
-// The link comes from a problem answer, which only a permitted caller gets.
+// ticket is the sealed content of a login link: the values of the key, and how long
+// the link is valid. A person's browser cannot send the key's headers, so the link
+// has to carry the key. Only a permitted caller gets a link, in a problem document.
 type ticket struct {
 	Values []string  `json:"v"`
 	Until  time.Time `json:"u"`
 }
 
-// link returns the address at which a person begins the login for a key; ""
-// when the redirect_uri does not lead to token_login.
+// link returns the address at which a person begins the login for a key. It returns
+// "" if the redirect_uri does not lead to token_login, because then the address of
+// start is not known.
 func (ls *pendingLogins) link(source string, values []string) string {
 	base, ok := strings.CutSuffix(ls.auth.config.RedirectURL, "/"+loginCallback)
 	if !ok {
@@ -146,7 +157,8 @@ func (ls *pendingLogins) link(source string, values []string) string {
 
 var errTicket = errors.New("this login link is not valid, or too old")
 
-// open returns the key's values of a login link.
+// open returns the key's values in a login link. The link is valid for one source
+// only: the source's name is authenticated with it.
 func (ls *pendingLogins) open(source, text string) ([]string, error) {
 	sealed, err := base64.RawURLEncoding.DecodeString(text)
 	if err != nil {

@@ -20,22 +20,23 @@ import (
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
-// resolver turns configured text into templates. It reads the environment and
-// files once, when the config is loaded; what remains in the templates are the
-// key's values, and the time of a token call. What it read goes into a sum, so that changed values count as
-// changed settings.
+// resolver turns configured text into templates. It reads the environment and most
+// files once, when the config is loaded. The templates keep only what each token
+// call needs anew: the key's values, the time, and files that may be replaced. The
+// values that were read go into a sum, so that a changed value counts as a changed
+// setting.
 type resolver struct {
 	repl     *caddy.Replacer
 	keyNames []string
 	sum      hash.Hash
-	files    fileList // that are read for each call
+	files    fileList // the files that are read for each call
 }
 
-// requestPlaceholderHelp names the one place where requests may be read.
+// requestPlaceholderHelp names the one option that may read the request.
 const requestPlaceholderHelp = "requests are read by `key` alone: write `key NAME {%s}` in the token_source, and {key.NAME} here"
 
-// template resolves {env.*}, {file.*} and Caddy's other global placeholders
-// in text. {key.NAME} stays, if there is such a key.
+// template resolves {env.*}, {file.*} and Caddy's other global placeholders in text.
+// {key.NAME} remains, if there is such a key.
 func (r *resolver) template(text string) (tokenendpoint.Template, error) {
 	t, err := tokenendpoint.ParseTemplate(text)
 	if err != nil {
@@ -44,8 +45,8 @@ func (r *resolver) template(text string) (tokenendpoint.Template, error) {
 	return t.Resolve(r.resolve)
 }
 
-// callTemplate is template for what each token call makes anew: the time stays
-// too, and files if they may.
+// callTemplate is template for an option that each token call fills in anew. The time
+// remains, too, and if files is set, so do files.
 func (r *resolver) callTemplate(text string, files bool) (tokenendpoint.Template, error) {
 	t, err := tokenendpoint.ParseTemplate(text)
 	if err != nil {
@@ -78,8 +79,9 @@ func (r *resolver) secretTemplate(text string) (tokenendpoint.Template, error) {
 	})
 }
 
-// live leaves a file's placeholder for the calls to resolve, if it can be read
-// now. Only its name counts as settings.
+// live keeps a file's placeholder, so that each call reads the file. The file must be
+// readable now. Only its name goes into the sum: a new content must not make another
+// source, which would lose what this one has learned.
 func (r *resolver) live(name string) (string, bool, error) {
 	path := strings.TrimPrefix(name, "file.")
 	if _, err := readLiveFile(path); err != nil {
@@ -95,7 +97,8 @@ func (r *resolver) live(name string) (string, bool, error) {
 	return "", false, nil
 }
 
-// watch notes files whose change may put right what was refused.
+// watch adds files to the watched ones. When one changes, refused calls are tried
+// again.
 func (r *resolver) watch(names ...string) {
 	if r.files == nil {
 		r.files = make(fileList)
@@ -103,8 +106,8 @@ func (r *resolver) watch(names ...string) {
 	r.files.add(names...)
 }
 
-// times are Caddy's placeholders for the time, as Caddy writes them. Of its
-// global placeholders they are those that change.
+// times are Caddy's placeholders for the time, in Caddy's formats. They are the only
+// global placeholders whose value changes.
 var times = map[string]func(now time.Time) string{
 	"time.now":            func(now time.Time) string { return caddy.ToString(now) },
 	"time.now.http":       func(now time.Time) string { return now.UTC().Format(http.TimeFormat) },
@@ -120,8 +123,8 @@ func isTime(name string) bool {
 	return first == "time"
 }
 
-// callVars are the variables of one token call: the contents of files, and the
-// time, which is the same for all of them.
+// callVars returns the variables of one token call: the contents of files, and the
+// time. All placeholders in one call get the same time.
 func callVars() tokenendpoint.Lookup {
 	now := time.Now()
 	return func(name string) (string, bool) {
@@ -137,7 +140,7 @@ func callVars() tokenendpoint.Lookup {
 	}
 }
 
-// plain is template for text that must be whole when the config is loaded.
+// plain is template for text that must be complete when the config is loaded.
 func (r *resolver) plain(text string) (string, error) {
 	t, err := r.template(text)
 	if err != nil {
@@ -170,9 +173,9 @@ func (r *resolver) resolve(name string) (value string, known bool, err error) {
 	return value, true, nil
 }
 
-// lookupGlobal returns the value of a placeholder that needs no request. An
-// empty value is an error: an app that runs with an empty secret fails later,
-// and elsewhere.
+// lookupGlobal returns the value of a placeholder that needs no request. An empty
+// value is an error: with an empty secret, Caddy would start and the token calls
+// would fail later.
 func lookupGlobal(repl *caddy.Replacer, name string) (string, error) {
 	switch {
 	case strings.HasPrefix(name, "env."):
@@ -215,8 +218,8 @@ func readSecretFile(name string) (string, error) {
 	return text, nil
 }
 
-// isRequestPlaceholder knows Caddy's request placeholders, and the Caddyfile's
-// short forms of them.
+// isRequestPlaceholder recognizes Caddy's request placeholders and their short forms
+// in a Caddyfile.
 func isRequestPlaceholder(name string) bool {
 	first, _, _ := strings.Cut(name, ".")
 	return slices.Contains([]string{

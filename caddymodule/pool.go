@@ -16,19 +16,19 @@ import (
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore"
 )
 
-// sourcePool holds the sources across config reloads, by the sum of their
-// settings: a reload that does not change them finds the same source again.
+// sourcePool holds the sources across reloads, by a hash of their settings. A
+// reload that does not change the settings finds the same source again.
 var sourcePool = caddy.NewUsagePool()
 
-// pooledSource is a source that several configs may share, one after the
-// other or, during a reload, at the same time.
+// pooledSource is a source that several configs may use: one after the other, and
+// two at the same time during a reload.
 type pooledSource struct {
 	*tokensource.Source
 	id     string
 	env    *environmentStack
 	logins *pendingLogins // nil: the grant has no page to send a person to
 	live   *breakerSets
-	// unwatch ends the watch on the source's files; nil: it has none.
+	// unwatch stops watching the source's files; nil: it has none.
 	unwatch context.CancelFunc
 
 	users   atomic.Int64 // requests under way
@@ -50,6 +50,8 @@ func takeSource(cfg tokensource.Config, gc *GrantContext, g Grant) (*pooledSourc
 	}
 	id := gc.resolver.digest()
 	value, _, err := sourcePool.LoadOrNew(id, func() (caddy.Destructor, error) {
+		// The source does not get this config's store and logger, because it may
+		// outlive the config. It gets the stack, which forwards to the newest.
 		env := new(environmentStack)
 		cfg.Store, cfg.Observer, cfg.Logger = env, env, slog.New(logHandler{env: env})
 		src, err := tokensource.New(cfg)
@@ -78,26 +80,27 @@ func takeSource(cfg tokensource.Config, gc *GrantContext, g Grant) (*pooledSourc
 }
 
 const (
-	// closeTimeout is how long a source that is no longer used may go on with a
-	// renewal, whose answer may hold the only good refresh token.
+	// closeTimeout is how long a source that is no longer used may take to finish a
+	// renewal. The response may hold the only good refresh token.
 	closeTimeout = 15 * time.Second
-	// flushedTimeout is the same where Stop has waited before.
+	// flushedTimeout is the same if Stop has waited already.
 	flushedTimeout = time.Second
-	// retireAfter is how long a source outlives its last config: the old server
-	// may still hand it requests that were read before the reload.
+	// retireAfter is how long a source outlives its last config. The old server may
+	// still pass on requests that it has read before the reload.
 	retireAfter = 5 * time.Second
 )
 
-// retiring are the sources that no config uses and that are still open. Caddy
-// may stop meanwhile, and then they are flushed as well.
+// retiring holds the sources that no config uses and that are still open. If Caddy
+// stops meanwhile, they are flushed, too.
 var retiring sync.Map // *pooledSource -> nil
 
-// stopping reports whether Caddy is being stopped, and not reloaded.
+// stopping reports whether Caddy is stopping, and not reloading.
 func stopping() bool { return caddy.Exiting() || caddy.ActiveContext().Context == nil }
 
-// Destruct implements caddy.Destructor. On a reload Caddy does not wait for
-// requests of the config that is gone: the source stays open for those that are
-// under way or about to come, and the last of them closes it.
+// Destruct implements caddy.Destructor. In a reload Caddy does not wait for the
+// requests of the old config. So the source stays open for requests that are under
+// way and for those that are about to come. After retireAfter, the last of them
+// closes it.
 func (ps *pooledSource) Destruct() error {
 	if stopping() {
 		return ps.close(flushedTimeout)
@@ -106,6 +109,8 @@ func (ps *pooledSource) Destruct() error {
 	return nil
 }
 
+// retire closes the source after a while, or when the last request after that has
+// ended.
 func (ps *pooledSource) retire(after time.Duration) {
 	retiring.Store(ps, nil)
 	time.AfterFunc(after, func() {
@@ -116,7 +121,8 @@ func (ps *pooledSource) retire(after time.Duration) {
 	})
 }
 
-// unuse ends a request's use of the source, counted in users.
+// unuse ends a request's use of the source. It does not let the request wait until
+// the source is closed.
 func (ps *pooledSource) unuse() {
 	if ps.users.Add(-1) == 0 && ps.retired.Load() {
 		go func() { _ = ps.close(closeTimeout) }()
@@ -138,15 +144,18 @@ func (ps *pooledSource) close(timeout time.Duration) error {
 	return err
 }
 
-// adopt gives the source a first environment, that of a config which may yet
-// fail to load. A source that has one keeps it until the config starts.
+// adopt gives a new source its first environment. A source that comes from the
+// running config keeps its environment until the new config starts, because the
+// new config may yet fail to load.
 func (ps *pooledSource) adopt(e *environment) {
 	if len(ps.env.list()) == 0 {
 		ps.env.set([]*environment{e})
 	}
 }
 
-// attach makes a config's environment the current one.
+// attach makes a config's environment the current one. With a new config, refusals
+// are tried again at once, since somebody may have corrected something outside the
+// settings. If the store is another one, all tokens in memory are written to it.
 func (ps *pooledSource) attach(e *environment) {
 	before := ps.env.current()
 	rest := slices.DeleteFunc(ps.env.list(), func(o *environment) bool { return o == e })
@@ -159,8 +168,9 @@ func (ps *pooledSource) attach(e *environment) {
 	}
 }
 
-// sameStore reports whether two configs' stores are surely the same place:
-// there is a new value for each config.
+// sameStore reports whether the stores of two configs are surely the same place.
+// Each config has a store value of its own, so their names are compared. If a
+// store has no name, the answer is no: to write the tokens once more does no harm.
 func sameStore(a, b tokenstore.Store) bool {
 	as, aok := a.(fmt.Stringer)
 	bs, bok := b.(fmt.Stringer)
@@ -170,16 +180,17 @@ func sameStore(a, b tokenstore.Store) bool {
 func (ps *pooledSource) detach(e *environment) {
 	before := ps.env.current()
 	rest := slices.DeleteFunc(ps.env.list(), func(o *environment) bool { return o == e })
-	if len(rest) == 0 { // the last one serves until the source is closed
+	if len(rest) == 0 { // the source uses the last one until it is closed
 		return
 	}
 	ps.env.set(rest)
 	if now := ps.env.current(); before != now && !sameStore(before.store, now.store) {
-		ps.StoreChanged() // back to the running config's, after a reload that failed
+		ps.StoreChanged() // back to the store of the running config, after a failed reload
 	}
 }
 
-// logHandler logs to the newest config's logger.
+// logHandler logs to the logger of the newest config. A source has one logger all
+// its life, but each config brings loggers of its own and closes the old ones.
 type logHandler struct {
 	env  *environmentStack
 	with []func(slog.Handler) slog.Handler

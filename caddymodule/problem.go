@@ -14,8 +14,8 @@ import (
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
 )
 
-// What the sidecar answers itself: RFC 9457 problems. This file is the one
-// place where errors become answers.
+// The sidecar's own responses: RFC 9457 problem documents. This file is the one
+// place where errors become responses.
 
 const (
 	problemAuthorizationRequired = "authorization-required"
@@ -40,7 +40,8 @@ func problemNames() []string {
 	}
 }
 
-// problemTypes is where the problems are explained; a type is this and a name.
+// problemTypes is the page that explains the problems. A problem's type is this and
+// its name.
 const problemTypes = "https://github.com/caddy-bearer/caddy-bearer/blob/main/docs/problems.md#"
 
 var problemTitles = map[string]string{
@@ -48,9 +49,9 @@ var problemTitles = map[string]string{
 	problemTokenUnavailable:      "No token can be obtained for now",
 	problemClientRefused:         "The token endpoint refuses the client or its settings",
 	problemTokenRefused:          "No token can be obtained for this request",
-	problemBreakerOpen:           "The provider kept failing or refusing, and is left alone for a while",
+	problemBreakerOpen:           "The API kept refusing, and is not called for a while",
 	problemCodeRefused:           "The authorization code is refused",
-	problemKeyMissing:            "The request does not say whose token it wants",
+	problemKeyMissing:            "The request does not say whose token it needs",
 	problemCallerRefused:         "This caller may not use the sidecar",
 	problemMethodRefused:         "This method is not proxied",
 	problemUpstreamInsecure:      "The upstream would receive the token in the clear",
@@ -58,7 +59,7 @@ var problemTitles = map[string]string{
 	problemBadRequest:            "The request is not understood",
 }
 
-// problem is an answer of the sidecar's own.
+// problem is a response of the sidecar's own.
 type problem struct {
 	name       string
 	status     int
@@ -70,8 +71,11 @@ type problem struct {
 	retryAfter time.Duration
 }
 
-// problemOf maps the errors of token sources to answers. values are the
-// key's, for the login link.
+// problemOf turns an error of a token source into a problem. values are the values
+// of the key, for the login link.
+//
+// The details never quote the error. It may name the provider's host and status,
+// which the app needs no more than the secret; the log has them.
 func (ps *pooledSource) problemOf(err error, values []string) *problem {
 	p := &problem{source: ps.Name(), fault: tokensource.FaultOf(err), retryAfter: tokensource.RetryAfter(err)}
 	if len(values) > 0 && len(ps.KeyNames()) > 0 {
@@ -89,21 +93,21 @@ func (ps *pooledSource) problemOf(err error, values []string) *problem {
 		}
 	case errors.Is(err, tokensource.ErrBreakerOpen):
 		p.name, p.status = problemBreakerOpen, http.StatusServiceUnavailable
-		p.detail = "the API kept refusing renewed tokens, or the token endpoint kept failing; caddy_bearer_breaker_state and the log say which"
+		p.detail = "the API kept refusing renewed tokens; the log has its last refusal"
 	case errors.Is(err, tokensource.ErrUnreadable):
-		p.name, p.status, p.detail = problemTokenRefused, http.StatusBadGateway, "the stored token cannot be read, and is left alone; the log says why"
+		p.name, p.status, p.detail = problemTokenRefused, http.StatusBadGateway, "the stored token cannot be read, and is not replaced; the log says why"
 		p.retryAfter = 0
 	case errors.Is(err, tokensource.ErrRefused) && p.fault == tokensource.FaultUser:
 		p.name, p.status = problemTokenRefused, http.StatusBadGateway
-		p.detail = "the token endpoint refuses this key; others are served. It is tried again by and by; the log says what was refused"
+		p.detail = "the token endpoint refuses this key; others are served. The sidecar tries again from time to time; the log says what was refused"
 	case errors.Is(err, tokensource.ErrRefused):
 		p.name, p.status = problemClientRefused, http.StatusBadGateway
-		p.detail = "the token endpoint does not take the client, or what the settings ask for. It is tried again by and by; the log says what was refused"
+		p.detail = "the token endpoint refuses the client, or what the settings ask for. The sidecar tries again from time to time; the log says what was refused"
 	default:
 		p.name, p.status = problemTokenUnavailable, http.StatusServiceUnavailable
 		p.detail = "the token endpoint cannot be reached, fails or asks for fewer calls; the log says which"
 		if p.fault == tokensource.FaultStore {
-			p.detail = "the token store fails, and the token hangs on it; the log says how"
+			p.detail = "the token store fails, and the token cannot be renewed safely without it; the log says how"
 		}
 		if p.retryAfter == 0 {
 			p.retryAfter = time.Second
@@ -116,13 +120,14 @@ func (t *Transport) problemOf(err error, values []string) *problem {
 	return t.source.problemOf(err, values)
 }
 
-// notInjected: nothing was sent, for it would have gone without a token.
+// notInjected is the problem of a request that was not sent, because the token could
+// not be put into it.
 func notInjected(err error) *problem {
 	return &problem{name: problemTokenRefused, status: http.StatusBadGateway, detail: "the token cannot be put into the request: " + err.Error()}
 }
 
-// keyProblem: the request does not say whose token it wants, or says it at too
-// great length.
+// keyProblem is the problem of a request whose key has no value, or one that is too
+// long.
 func keyProblem(err error) *problem {
 	var ke *keyError
 	if errors.As(err, &ke) && ke.bad {
@@ -142,7 +147,7 @@ func (p *problem) body() []byte {
 		Key    string            `json:"key,omitempty"`
 		Login  string            `json:"login,omitempty"`
 	}{problemTypes + p.name, problemTitles[p.name], p.status, p.detail, p.source, p.fault, p.key, p.login})
-	if err != nil { // strings and a number: cannot be
+	if err != nil { // impossible: there are only strings and a number
 		return []byte("{}")
 	}
 	return append(b, '\n')
@@ -160,7 +165,7 @@ func (p *problem) header() http.Header {
 	return h
 }
 
-// errorType is one of the types that RFC 9209, section 2.3 registers.
+// errorType is the proxy error type for Proxy-Status (RFC 9209, section 2.3).
 func (p *problem) errorType() string {
 	switch {
 	case p.status == http.StatusServiceUnavailable:
@@ -171,12 +176,13 @@ func (p *problem) errorType() string {
 	return "http_request_denied"
 }
 
-// proxyStatus is a Proxy-Status member (RFC 9209) with one parameter and details.
+// proxyStatus makes a Proxy-Status member (RFC 9209) with one parameter and details.
 func proxyStatus(param string, value any, details string) string {
 	return fmt.Sprintf("caddy-bearer; %s=%v; details=%q", param, value, details)
 }
 
-// response is the problem as an upstream's answer, for a transport.
+// response makes the problem look like an upstream's response, for a transport. It
+// closes the request's body, as a RoundTripper must.
 func (p *problem) response(req *http.Request) *http.Response {
 	if req.Body != nil {
 		_ = req.Body.Close()
@@ -196,7 +202,7 @@ func (p *problem) response(req *http.Request) *http.Response {
 	return res
 }
 
-// write is the problem as a handler's answer.
+// write sends the problem as a handler's response.
 func (p *problem) write(w http.ResponseWriter) error {
 	for name, values := range p.header() {
 		w.Header()[name] = values

@@ -16,26 +16,26 @@ import (
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
 )
 
-// Whether requests are served, for load balancers and people: of each source
-// and of all. Two doors lead here, the admin API and the handler
-// token_readiness.
+// Readiness says whether requests are served, for load balancers and people: for
+// each source and for all together. It is available at the admin API and through
+// the handler token_readiness.
 
 // The statuses, from the best to the worst.
 const (
-	statusReady       = "ready"       // nothing is wrong, or it was not used yet
-	statusDegraded    = "degraded"    // tokens serve, and somebody should look
-	statusStarting    = "starting"    // the first token is on the way
-	statusUnavailable = "unavailable" // no call can succeed
+	statusReady       = "ready"       // nothing is wrong, or the source was not used yet
+	statusDegraded    = "degraded"    // requests are served, but somebody should look
+	statusStarting    = "starting"    // the first token is being obtained
+	statusUnavailable = "unavailable" // no request can succeed
 )
 
-// The reasons, a closed list: what is wrong, and so whose fault it is.
+// The reasons are a closed list. Each says what is wrong, and so whose fault it is.
 const (
-	reasonEndpointDown  = "endpoint_down"  // the token endpoint is out of order, unreachable, or throttles
-	reasonClientRefused = "client_refused" // it does not take the client, or what the settings ask for
+	reasonEndpointDown  = "endpoint_down"  // the token endpoint fails, cannot be reached, or throttles
+	reasonClientRefused = "client_refused" // the token endpoint refuses the client, or what the settings ask for
 	reasonConsentLost   = "consent_lost"   // refresh tokens are refused: a person must authorize again
-	reasonUserRefused   = "user_refused"   // it refuses some keys
+	reasonUserRefused   = "user_refused"   // the token endpoint refuses some keys
 	reasonAPIRefuses    = "api_refuses"    // the API's breaker is not closed
-	reasonStoreDown     = "store_down"     // it failed when it was last used
+	reasonStoreDown     = "store_down"     // the store failed when it was last used
 	reasonUnstored      = "unstored"       // tokens would be lost with this process
 )
 
@@ -57,26 +57,26 @@ type sourceReadiness struct {
 	Store       string                  `json:"store"`
 }
 
-// reasonDetail says since when something is wrong, and when it is tried again.
+// reasonDetail says since when a reason holds, and when the next attempt is.
 type reasonDetail struct {
 	Since       time.Time `json:"since,omitzero"`
 	NextAttempt time.Time `json:"next_attempt,omitzero"`
-	// Keys is how many keys it concerns; left out: all.
+	// Keys is how many keys are concerned; left out: all.
 	Keys int `json:"keys,omitempty"`
 }
 
-// sourceState is what readiness is told by.
+// sourceState is what readiness depends on.
 type sourceState struct {
 	tokensource.Stats
 	troubles  []tokensource.Trouble
 	keyed     bool
-	eager     bool // it obtains its first token by itself
+	eager     bool // the source obtains its first token when Caddy starts
 	storeDown bool
 	endpoint  tokensource.BreakerState
 	api       tokensource.BreakerState
 }
 
-// reasonOf names a trouble.
+// reasonOf is the reason for each fault.
 var reasonOf = map[tokensource.Fault]string{
 	tokensource.FaultEndpoint:  reasonEndpointDown,
 	tokensource.FaultClient:    reasonClientRefused,
@@ -86,9 +86,9 @@ var reasonOf = map[tokensource.Fault]string{
 	tokensource.FaultStore:     reasonStoreDown,
 }
 
-// readinessOf is a pure function of a source's state. One key without a token
-// says nothing of the next: a keyed source is unavailable only if no key can get
-// one.
+// readinessOf is a pure function of a source's state. A key without a token says
+// nothing about the other keys. So a keyed source is unavailable only if no key can
+// get a token.
 func readinessOf(s sourceState) sourceReadiness {
 	r := sourceReadiness{
 		Status: statusReady, Reasons: []string{}, Tokens: s.Tokens, Unstored: s.Unstored, NeedsPerson: s.NeedPerson,
@@ -147,7 +147,7 @@ func (r *sourceReadiness) usable() bool { return r.Status == statusReady || r.St
 // worse are the statuses by how bad they are.
 var worse = map[string]int{statusReady: 0, statusDegraded: 1, statusStarting: 2, statusUnavailable: 3}
 
-// readiness is that of all sources: the worst one's.
+// readiness returns the readiness of all sources. Its status is the worst of theirs.
 func (a *App) readiness() readiness {
 	all := readiness{Status: statusReady, Sources: make(map[string]sourceReadiness, len(a.built))}
 	for name, src := range a.built {
@@ -167,8 +167,8 @@ func (src *pooledSource) readiness() sourceReadiness {
 	})
 }
 
-// findReadiness is that of a config. Without sources there is nothing to wait
-// for; without a config nobody serves.
+// findReadiness returns the readiness of a config. A config without sources is
+// ready, because there is nothing to wait for. Without a config nothing is served.
 func findReadiness(ctx caddy.Context) (readiness, error) {
 	if ctx.Context == nil {
 		return readiness{statusUnavailable, map[string]sourceReadiness{}}, nil
@@ -189,8 +189,9 @@ func readinessMethod(method string) bool {
 	return method == http.MethodGet || method == http.MethodHead
 }
 
-// write answers 503 when requests are not served, or not yet. Degraded is 200: to
-// take a replica away that serves would make things worse.
+// write sends the readiness. The status is 503 if requests are not served, or not
+// yet. It is 200 for degraded, because taking away a replica that still serves
+// would make things worse.
 func (r readiness) write(w http.ResponseWriter) error {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
@@ -206,14 +207,14 @@ func init() {
 	httpcaddyfile.RegisterDirectiveOrder("token_readiness", httpcaddyfile.Before, "reverse_proxy")
 }
 
-// TokenReadiness is a handler that tells whether requests are served, as the
-// admin API's /token_sources/readiness does, for where that API is off: 503 when
-// a source has no token to serve with, else 200. It answers loopback and unix
-// sockets alone unless callers says otherwise, and no web page.
+// TokenReadiness is a handler that says whether requests are served. It does the
+// same as the admin API's /token_sources/readiness, for use where the admin API is
+// off. It responds with 503 while a source cannot serve, else with 200. It serves
+// only loopback and unix sockets unless callers names other ranges, and no web page.
 type TokenReadiness struct {
-	// The addresses and ranges that may ask, by the connection's peer. A unix
-	// socket's callers always may. Default: the loopback ranges, 127.0.0.0/8 and
-	// ::1.
+	// The addresses and ranges that may call, compared with the connection's peer.
+	// Callers on a unix socket always may. Default: the loopback ranges, 127.0.0.0/8
+	// and ::1.
 	Callers []string `json:"callers,omitempty"`
 
 	ctx     caddy.Context

@@ -18,18 +18,18 @@ type TokenSource struct {
 	// How a token is obtained. Required.
 	GrantRaw json.RawMessage `json:"grant,omitempty" caddy:"namespace=token_sources.grants inline_key=type"`
 
-	// How a token is renewed, where that differs from the grant's own endpoint.
-	// What it leaves out is the grant's, but for param, scope, resource and
-	// bearer (and but for grant request, which has nothing to lend). Default: with the refresh token, if there is one; if
-	// that is refused and the grant needs no person, by the grant again.
+	// How a token is refreshed, if that differs from the grant's own endpoint. An
+	// option that is left out has the grant's value, except param, scope, resource
+	// and bearer. For grant request nothing is taken over. Default: a renewal uses the
+	// refresh token, if there is one; failing that, it repeats the grant, unless the
+	// grant needs a person.
 	Refresh *Endpoint `json:"refresh,omitempty"`
 
-	// What tells one user's token from another's. Default: nothing, the source
+	// What distinguishes one user's token from another's. Default: none, the source
 	// has one token.
 	Keys []KeyPart `json:"keys,omitempty"`
 
-	// How long a token is believed to live when its answer does not say.
-	// Default: 1h.
+	// How long a token lives if the response does not say. Default: 1h.
 	Lifetime *Lifetime `json:"lifetime,omitempty"`
 
 	// How long before its expiry a token is renewed. Default: 20% of its
@@ -40,30 +40,30 @@ type TokenSource struct {
 	// Default: 0s.
 	Grace caddy.Duration `json:"grace,omitempty"`
 
-	// The least time between renewals that the API's refusals ask for.
-	// Default: 1s.
+	// The least time between renewals that the API's refusals cause. Default: 1s.
 	MinInterval caddy.Duration `json:"min_interval,omitempty"`
 
-	// The most that a token call is put off while the token endpoint fails, unless
-	// it asks for more itself. A request that waits brings one forward, at most one
-	// a second. Default: 30s.
+	// The longest back-off while the token endpoint fails, unless the endpoint asks
+	// for a longer one. If requests wait, calls are made sooner, at most one a second.
+	// Default: 30s.
 	RetryMax caddy.Duration `json:"retry_max,omitempty"`
 
 	// How long a request without a token waits for an attempt that may bring one.
 	// Default: 5s.
 	MaxWait caddy.Duration `json:"max_wait,omitempty"`
 
-	// The first token is obtained when a request wants it. Without it, a source
-	// that has no key obtains its token when Caddy starts, so that readiness tells
-	// at once whether the settings work.
+	// Obtain the first token when a request needs it. By default, a source without a
+	// key obtains its token when Caddy starts, so that readiness tells at once whether
+	// the settings work.
 	Lazy bool `json:"lazy,omitempty"`
 
 	// How many keys' tokens are kept in memory. Default: 100000.
 	MaxKeys int `json:"max_keys,omitempty"`
 
-	// How many bytes of memory they may take, as estimated; the process takes
-	// about twice as much. The longest unused go first, and come back from the
-	// store when they are wanted. 0 is no bound. Default: 48MiB.
+	// How many bytes these tokens may take, as estimated; the process takes about
+	// twice as much. The tokens that were not used for the longest time are removed
+	// first, and read from the store when they are needed. 0: no limit. Default:
+	// 48MiB.
 	MaxMemory *int64 `json:"max_memory,omitempty"`
 
 	// The circuit breaker at the token endpoint.
@@ -88,11 +88,12 @@ type KeyPart struct {
 
 // Lifetime is how long tokens live.
 type Lifetime struct {
-	// Assumed when the answer does not say, or says something absurd. Default: 1h.
+	// Used if the response does not say how long the token lives, or says something
+	// absurd. Default: 1h.
 	Default caddy.Duration `json:"default,omitempty"`
-	// Caps what an answer says. Default: no cap.
+	// Limits what a response says. Default: no limit.
 	Max caddy.Duration `json:"max,omitempty"`
-	// Tokens never expire, whatever an answer says.
+	// Tokens never expire, whatever a response says.
 	Forever bool `json:"forever,omitempty"`
 }
 
@@ -100,7 +101,7 @@ type Lifetime struct {
 type RefreshAhead struct {
 	// As a share of the lifetime, from 0 to 1. Default: 0.2.
 	Share float64 `json:"share,omitempty"`
-	// But no longer than this. Default: 5m.
+	// At most this long. Default: 5m.
 	Max caddy.Duration `json:"max,omitempty"`
 }
 
@@ -122,7 +123,7 @@ func (b *Breaker) settings() tokensource.BreakerSettings {
 	return s
 }
 
-// provision loads the grant module. Nothing is called.
+// provision loads the grant module. It makes no network call.
 func (ts *TokenSource) provision(ctx caddy.Context, name string) error {
 	if len(ts.GrantRaw) == 0 {
 		return ts.Origin.errorf("", "token_source %s: grant is required", name)
@@ -143,7 +144,7 @@ func (ts *TokenSource) provision(ctx caddy.Context, name string) error {
 	return nil
 }
 
-// check refuses settings that make no sense, whoever wrote them.
+// check refuses wrong settings, whether they come from a Caddyfile or from JSON.
 func (ts *TokenSource) check(name string) error {
 	if !validName(name) {
 		return ts.Origin.errorf("", "token_source %q: not a name: %s", name, nameHelp)
@@ -200,7 +201,7 @@ func (b *Breaker) check(o *Origin) error {
 
 const nameHelp = "expected letters, digits, '_', '-' and '.', at most 64"
 
-// validName keeps names to what reads well as a metric's label.
+// validName limits names to characters that are readable as a metric's label.
 func validName(name string) bool {
 	return name != "" && len(name) <= 64 && !strings.ContainsFunc(name, func(r rune) bool {
 		return !(r == '_' || r == '-' || r == '.' || '0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z')
@@ -215,10 +216,10 @@ func (ts *TokenSource) keyNames() []string {
 	return names
 }
 
-// defaultMaxMemory keeps a sidecar with as many users as may come below 200 MB.
+// defaultMaxMemory keeps a sidecar below 200 MB, however many users it has.
 const defaultMaxMemory = 48 << 20
 
-// config makes the library's settings.
+// config returns the settings for package tokensource.
 func (ts *TokenSource) config(name string, g tokensource.Grant) tokensource.Config {
 	cfg := tokensource.Config{
 		Name: name, Grant: g, KeyNames: ts.keyNames(),
@@ -238,8 +239,8 @@ func (ts *TokenSource) config(name string, g tokensource.Grant) tokensource.Conf
 	return cfg
 }
 
-// newResolver returns a resolver whose sum begins with the settings as they
-// are written; the values of placeholders follow.
+// newResolver returns a resolver for the source. Its sum begins with the settings as
+// they are written; the resolver adds the values of placeholders.
 func (ts *TokenSource) newResolver(name string) (*resolver, error) {
 	settings := *ts
 	settings.Origin = nil

@@ -25,16 +25,15 @@ func init() {
 const storageAppName = "token_storage"
 
 // TokenStorage says where the tokens of all sources are kept, and how they are
-// sealed. It is what the global option token_sources configures.
+// sealed. The global option token_sources configures it.
 //
-// It is an app of its own because Caddy gives a global option no sight of what
-// another has made: token_source and token_sources cannot fill the same one.
+// It is an app of its own, because in Caddy a global option cannot see what another
+// one has made: token_source and token_sources cannot fill the same app.
 type TokenStorage struct {
-	// Keys that seal stored tokens, as {env.NAME} or {file.PATH}. The first
-	// seals, all of them open, so that a key can be replaced: put the new one
-	// first, and take the old one away when every token has been renewed. Each is
-	// 32 bytes, in standard base64 or as 64 hexadecimal digits. Default: tokens
-	// are stored as they are.
+	// Keys that seal stored tokens, as {env.NAME} or {file.PATH}. The first key
+	// seals, and every key opens. To replace a key, put the new one first, and remove
+	// the old one when every token has been renewed. Each key is 32 bytes, in standard
+	// base64 or as 64 hexadecimal digits. Default: tokens are not sealed.
 	StorageKeys []string `json:"storage_keys,omitempty"`
 
 	// Where tokens are kept. Default: in Caddy's storage.
@@ -51,8 +50,8 @@ type TokenStorage struct {
 type Store interface {
 	caddy.Module
 	// TokenStore opens the store. It does no network I/O. If the store is an
-	// [io.Closer], it is closed when nothing uses it any more: since sources and
-	// calls outlive a config, that may be after the module's Cleanup.
+	// [io.Closer], it is closed when nothing uses it any more. That may be after the
+	// module's Cleanup, because sources and calls outlive a config.
 	TokenStore(ctx caddy.Context) (tokenstore.Store, error)
 }
 
@@ -81,7 +80,7 @@ func isSecretPlaceholder(text string) bool {
 		(strings.HasPrefix(name, "env.") || strings.HasPrefix(name, "file."))
 }
 
-// storageKey returns the bytes of a key. No error quotes what it read.
+// storageKey returns the bytes of a key. Its errors never quote the value.
 func storageKey(r *resolver, text string) (string, error) {
 	if !isSecretPlaceholder(text) {
 		return "", errKeyLiteral
@@ -100,7 +99,7 @@ func storageKey(r *resolver, text string) (string, error) {
 	return "", fmt.Errorf("the value of %s is not a key: expected 32 bytes in base64 or 64 hexadecimal digits, as made by: openssl rand -base64 32", text)
 }
 
-// findStorage returns the config's settings, or those that are so by default.
+// findStorage returns the config's settings, or the defaults.
 func findStorage(ctx caddy.Context) (*TokenStorage, error) {
 	app, err := ctx.AppIfConfigured(storageAppName)
 	if errors.Is(err, caddy.ErrNotConfigured) {
@@ -112,9 +111,9 @@ func findStorage(ctx caddy.Context) (*TokenStorage, error) {
 	return app.(*TokenStorage), nil
 }
 
-// open reads the keys and opens the store. It calls nobody. The sources' app
-// does it, not this one's Provision: apps come in no order, and what is wrong
-// should read the same each time.
+// open reads the keys and opens the store. It makes no network call. The sources' app
+// calls it; this app's Provision does not, because Caddy provisions apps in random
+// order, and a wrong config should give the same error each time.
 func (s *TokenStorage) open(ctx caddy.Context) (tokenstore.Store, error) {
 	if err := s.readKeys(); err != nil {
 		return nil, err
@@ -159,8 +158,8 @@ func (s *TokenStorage) openModule(ctx caddy.Context) (tokenstore.Store, error) {
 	return opened, nil
 }
 
-// keysInto returns the keys, and makes them part of the sum that tells one
-// source from another: with other keys a source is another one.
+// keysInto returns the keys and adds them to the sum that identifies a source. So
+// with other keys a source begins anew, from what is stored.
 func (s *TokenStorage) keysInto(sum hash.Hash) [][]byte {
 	var keys [][]byte
 	for _, key := range s.keys {

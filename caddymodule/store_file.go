@@ -22,11 +22,11 @@ const storagePrefix = "token_sources/"
 
 func recordName(key string) string { return storagePrefix + key + ".json" }
 
-// fileStore keeps records in the files of Caddy's file system storage, where
-// they have always been. It takes the kernel's locks, not the storage's: those
-// are files that a killed holder leaves behind for 10 s and that a former
-// holder may keep alive for ever, and waiting for one takes a second. The
-// kernel's go with the process that has them.
+// fileStore keeps records in the files of Caddy's file system storage. It uses the
+// kernel's locks (flock) and not the storage's. The storage's locks are files: a
+// killed process leaves its file behind for 10 s, a former holder may keep it alive
+// for ever, and waiting for one takes a second. The kernel releases its locks when
+// the process dies.
 type fileStore struct {
 	storage  *certmagic.FileStorage
 	instance *instanceLock
@@ -74,7 +74,8 @@ func (s *fileStore) Swap(ctx context.Context, key string, old, value []byte) err
 	return s.syncFolders(name, old == nil)
 }
 
-// same compares what Load gave with what Swap was told: nil for nothing.
+// same reports whether the result of Load is the old value that Swap expects. An old
+// value of nil means that there must be no record.
 func same(current []byte, loaded error, old []byte) bool {
 	if old == nil {
 		return errors.Is(loaded, fs.ErrNotExist)
@@ -82,8 +83,9 @@ func same(current []byte, loaded error, old []byte) bool {
 	return loaded == nil && bytes.Equal(current, old)
 }
 
-// Lock files are never removed, so there must not be one for each record.
-// Records that share one wait for each other's few milliseconds.
+// Lock files are never removed, because removing one races with taking it. So there
+// is not one for each record: records share them, and wait a few milliseconds for
+// each other.
 const (
 	lockFiles     = 64
 	lockPollDelay = 2 * time.Millisecond
@@ -101,15 +103,15 @@ func (s *fileStore) lock(ctx context.Context, key string) (unlock func(), err er
 	return func() { _ = file.Close() }, nil
 }
 
-// stripe spreads keys over n things that many share.
+// stripe maps a key to one of n shared things.
 func stripe(key string, n uint32) uint32 {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(key))
 	return h.Sum32() % n
 }
 
-// syncFolders makes a rename last through a power failure, and with a new
-// record the folders above it.
+// syncFolders makes a rename survive a power failure. For a new record it also syncs
+// the folders above, which may be new.
 func (s *fileStore) syncFolders(name string, above bool) error {
 	if runtime.GOOS == "windows" { // folders cannot be synced there
 		return nil

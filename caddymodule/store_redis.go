@@ -25,28 +25,27 @@ func init() {
 	caddy.RegisterModule(new(RedisStore))
 }
 
-// logRedis has the client log to Caddy. Otherwise it prints to stderr what its
-// errors say too. It has one logger for the whole process, so this happens only
-// where a config has a Redis store, and not when the package is imported.
+// logRedis makes the Redis client log to Caddy. By default it prints its errors to
+// stderr. The client has one logger for the whole process. So this is done only if a
+// config has a Redis store, and not when a program imports the package.
 var logRedis = sync.OnceFunc(func() { redis.SetLogger(redisLogger{}) })
 
 type redisLogger struct{}
 
-// Printf logs what the client says of its connections.
+// Printf logs messages of the client about its connections.
 func (redisLogger) Printf(_ context.Context, format string, v ...any) {
 	caddy.Log().Named("token_sources.redis").Sugar().Debugf(format, v...)
 }
 
-// RedisStore keeps tokens in Redis, for a fleet that shares them. What it
-// guarantees, and what of that is Redis's own settings, is said by package
-// redisstore. Text may hold {env.*} and {file.*}. Nothing is dialed before a
-// token is wanted.
+// RedisStore keeps tokens in Redis, for a fleet that shares them. Package redisstore
+// says what it guarantees, and which of that depends on Redis's own settings. Text
+// may hold {env.*} and {file.*}. No connection is made before a token is needed.
 type RedisStore struct {
 	// The servers, as host:port. One is a server, several are nodes of a
 	// cluster; with master they are Sentinels. Required.
 	Addresses []string `json:"addresses,omitempty"`
 
-	// The name under which Sentinels know the server.
+	// The name under which the Sentinels know the server.
 	Master string `json:"master,omitempty"`
 
 	// The user. Default: Redis's default user.
@@ -59,18 +58,17 @@ type RedisStore struct {
 	// The number of the database. Default: 0.
 	DB int `json:"db,omitempty"`
 
-	// Encrypts the connections: the settings of the http transport's tls.
+	// Encrypts the connections. The settings are those of the http transport's tls.
 	// Default: they are not encrypted.
 	TLS *reverseproxy.TLSConfig `json:"tls,omitempty"`
 
-	// What keys begin with. Default: token_sources/.
+	// The prefix of the Redis keys. Default: token_sources/.
 	Prefix string `json:"prefix,omitempty"`
 
-	// How many replicas must have a token before it is used. Default: 0.
+	// How many replicas must hold a token before it is used. Default: 0.
 	Replicas int `json:"replicas,omitempty"`
 
-	// How long an exchange with the server may take; two fit into a call.
-	// Default: 3s.
+	// How long one command may take. A call may need two. Default: 3s.
 	Timeout caddy.Duration `json:"timeout,omitempty"`
 
 	// Where the Caddyfile says it.
@@ -96,14 +94,14 @@ func (rs *RedisStore) Provision(ctx caddy.Context) (err error) {
 	if rs.tls, err = rs.TLS.MakeTLSClientConfig(ctx); err != nil {
 		return rs.Origin.errorf("tls", "%w", err)
 	}
-	if rs.tls == nil { // what Caddy makes of no settings
+	if rs.tls == nil { // Caddy returns nil if there are no settings
 		rs.tls = new(tls.Config)
 	}
 	rs.tls.MinVersion = tls.VersionTLS12
 	return nil
 }
 
-// Validate refuses what makes no sense.
+// Validate checks the settings.
 func (rs *RedisStore) Validate() error {
 	switch {
 	case len(rs.Addresses) == 0:

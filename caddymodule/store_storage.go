@@ -16,30 +16,33 @@ import (
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore"
 )
 
-// storageStore keeps records in whatever Caddy's storage is. Nothing but the
-// interface is known of it, and implementations differ: locks that do nothing,
-// that fail at once, that ignore the context, that a dead holder keeps for a
-// minute; engines that look empty while they are down. A compare-and-swap is
-// made of that as well as can be: under the storage's lock if it can be had in
-// time, and with a second look at what was written.
+// storageStore keeps records in any storage of Caddy's. It knows nothing of the
+// storage but the interface, and implementations differ. Some locks do nothing, fail
+// at once, ignore the context, or belong to a dead process for a minute. Some
+// storages look empty while they are down.
+//
+// The store builds the best compare-and-swap that this allows: under the storage's
+// lock if it gets the lock in time, and with a second read after the write.
 type storageStore struct {
 	storage certmagic.Storage
-	turns   [64]chan struct{} // one at a time within this process, which is certain
-	probes  chan string       // names of probes that are free
-	stuck   sync.Map          // names of locks that a call is still waiting for
+	turns   [64]chan struct{} // one swap at a time within this process, whatever the locks do
+	probes  chan string       // names of probes that are not in use
+	stuck   sync.Map          // names of locks for which a call still waits
 }
 
 // Time limits of a storageStore.
 const (
-	// A lock that takes longer belongs to one that is dead, or to one that
-	// keeps it alive without knowing.
+	// A lock that takes longer belongs to a dead process, or to one that keeps it
+	// alive without knowing.
 	storageLockTimeout = 5 * time.Second
-	// How often a lock that fails at once is tried again.
+	// How soon a lock that fails at once is tried again.
 	storageLockRetry = 100 * time.Millisecond
-	// How long another that saw the same old value may take to write its own.
+	// How long to wait before the second read. Another process that has read the
+	// same old value may take so long to write its own.
 	settleLocked   = 50 * time.Millisecond
 	settleUnlocked = 500 * time.Millisecond
-	// A lock held for longer may have been taken over: it is not ours to release.
+	// A lock that was held for longer may belong to another process by now, so it is
+	// not released.
 	storageLockOurs = 4 * time.Second
 )
 
@@ -48,7 +51,7 @@ func newStorageStore(s certmagic.Storage) *storageStore {
 	for i := range store.turns {
 		store.turns[i] = make(chan struct{}, 1)
 	}
-	// names of its own: during a reload there are two stores
+	// Each store has probes of its own: during a reload there are two stores.
 	id := randomHex()
 	for i := range cap(store.probes) {
 		store.probes <- fmt.Sprintf("%sprobe/%s-%d", storagePrefix, id, i)
@@ -65,11 +68,12 @@ func (s *storageStore) Load(ctx context.Context, key string) ([]byte, error) {
 	return s.loadAgain(ctx, recordName(key))
 }
 
-var errUnreliable = errors.New("the store does not answer reliably")
+var errUnreliable = errors.New("the store does not respond reliably")
 
-// loadAgain reads a record that was not there, between readings of one that
-// is: some storages say "not there" of everything while they are down, and of
-// some things for a moment after.
+// loadAgain proves that a record is absent. Some storages say "not there" of
+// everything while they are down, and of some records for a moment after that. So
+// loadAgain writes a probe and reads the record between reads of the probe. Only if
+// the storage finds the probe each time is the record believed to be absent.
 func (s *storageStore) loadAgain(ctx context.Context, name string) (value []byte, err error) {
 	var probe string
 	select {
@@ -109,7 +113,8 @@ func (s *storageStore) readBack(ctx context.Context, name string, text []byte) e
 	return nil
 }
 
-// notAbsent is err, but not one that says that there is no record.
+// notAbsent returns err without its type if it says that a record is absent. A lost
+// probe must not be mistaken for an absent record.
 func notAbsent(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return errors.New(err.Error())
@@ -160,9 +165,9 @@ func (s *storageStore) Swap(ctx context.Context, key string, old, value []byte) 
 	return nil
 }
 
-// lock takes the storage's lock, if it is to be had in time. unlock may be
-// called in any case. Some storages wait for a lock whatever the context says:
-// while such a call hangs nobody waits for that lock again.
+// lock takes the storage's lock if it gets the lock in time. The caller may call
+// unlock in any case. Some storages ignore the context and wait for ever. While such
+// a call hangs, no other call waits for that lock, or goroutines would pile up.
 func (s *storageStore) lock(ctx context.Context, name string) (ok bool, unlock func()) {
 	ctx, cancel := context.WithTimeout(ctx, storageLockTimeout)
 	defer cancel()
@@ -206,11 +211,11 @@ func (s *storageStore) lock(ctx context.Context, name string) (ok bool, unlock f
 func (s *storageStore) unlock(ctx context.Context, name string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storageLockOurs)
 	defer cancel()
-	_ = s.storage.Unlock(ctx, name) // it goes stale
+	_ = s.storage.Unlock(ctx, name) // if this fails, the lock expires by itself
 }
 
-// String names the place: as the storage does, or else by a hash of its
-// settings, which may hold a password. "" is of one that has none.
+// String names the place. If the storage has no name, the name is a hash of its
+// settings, because those may hold a password. It is "" if there are no settings.
 func (s *storageStore) String() string {
 	if named, ok := s.storage.(fmt.Stringer); ok {
 		return named.String()

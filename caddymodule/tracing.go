@@ -18,15 +18,15 @@ import (
 
 const tracerName = "github.com/caddy-bearer/caddy-bearer"
 
-// tracing provides for the spans of renewals that no request started. Those
-// that one did start use that request's provider, so that Caddy's tracing
-// directive is all there is to configure.
+// tracing has the provider for spans of renewals that no request has started.
+// Renewals that a request has started use that request's provider, so that Caddy's
+// tracing directive is the only thing to configure.
 type tracing struct {
 	provider *sdktrace.TracerProvider // nil: the environment does not ask for traces
 }
 
-// newTracing makes a provider if OpenTelemetry's environment variables ask
-// for one. It connects to nothing yet.
+// newTracing makes a provider if OpenTelemetry's environment variables ask for one.
+// It makes no connection yet.
 func newTracing(ctx caddy.Context) (*tracing, error) {
 	if !tracesWanted() {
 		return &tracing{}, nil

@@ -25,46 +25,53 @@ func init() {
 // Transport is a reverse proxy transport that puts a valid token of a
 // [TokenSource] into every request. The app's own credentials are removed.
 //
-// When the API refuses the token (auth_failure), what is known decides. A token
-// that worked is renewed and the request sent once more, if its body can be. A
-// token that is new is given time to become known (settle). A request that no new
-// token cures does not cost one each time. The app sees the refusal only if none
-// of that was of use, as it came, with the reason in Proxy-Status. A circuit
-// breaker, one for each key, opens when refusals go on and nothing works with
-// the key's tokens.
+// When the API refuses the token (auth_failure), the next step depends on what is
+// known of the token and of the request. A token that worked before is renewed,
+// and the request is sent again, if its body can be. A new token gets time,
+// because the API may not know it yet (settle). A request that no new token cures
+// does not cause a renewal each time. If none of that helps, the app gets the
+// refusal unchanged, with the reason in Proxy-Status. Each key has a circuit
+// breaker. It opens when the API keeps refusing and accepts none of the key's
+// tokens.
 //
-// What the transport answers itself is application/problem+json; nothing is
-// ever sent without a token.
+// The transport's own responses are application/problem+json. No request is ever
+// sent without a token.
 //
-// All options of Caddy's http transport are options of this one too. Three
-// defaults differ: 256 idle connections are kept for each upstream, not 32;
-// compression that the app did not ask for is not asked for; and a body whose
-// app asks for 100 (Continue) first is held back for a second (expect_continue_timeout),
-// so that it can be sent again, however long, if the API refuses before it.
+// All options of Caddy's http transport are options of this one, too. Three
+// defaults differ:
+//
+//   - It keeps 256 idle connections for each upstream, not 32.
+//   - It does not ask the API for compression if the app does not.
+//   - If the app asks for 100 (Continue), it waits a second for the API's
+//     response before it sends the body (expect_continue_timeout). If the API
+//     refuses in that time, even a long body can be sent again.
 type Transport struct {
 	reverseproxy.HTTPTransport
 
 	// The token source's name. Required.
 	Source string `json:"source"`
 
-	// What is put into the request, and where. Default: the header
-	// Authorization with "Bearer {token}", also when none of these holds {token}.
+	// What is put into the request, and where. Default: the header Authorization
+	// with "Bearer {token}". The default applies, too, if none of these contains
+	// {token}.
 	Inject []Injection `json:"inject,omitempty"`
 
-	// How much of a request's body is remembered so that it can be sent again;
-	// a longer one is not replayed. 0 is none. Default: 64KiB.
+	// How much of a request's body is remembered so that it can be sent again. A
+	// request with a longer body is not replayed. 0: no body is remembered.
+	// Default: 64KiB.
 	ReplayBody *int64 `json:"replay_body,omitempty"`
 
-	// For how long after it was obtained a token that the API has never accepted
-	// may not be known there yet. Within that time a refused request waits 0.3, 1
-	// and 2 seconds, together no longer than max_wait, and is sent again with the
-	// same token, or at once with the one before if that still works. At most 1m;
-	// negative: a new token is not given time. Default: 5s.
+	// How long the API may not know a new token yet, counted from when the source
+	// received it. If the API refuses a token of that age which it has never
+	// accepted, the request is sent again: at once with the previous token, if that
+	// still works, else with the same token after waits of up to 0.3, 1 and 2
+	// seconds, together no longer than max_wait. At most 1m. Negative: a new token
+	// gets no time. Default: 5s.
 	Settle caddy.Duration `json:"settle,omitempty"`
 
-	// The addresses and ranges that may call, by the connection's peer. A unix
-	// socket's callers always may: its file mode decides. Default: the loopback
-	// ranges, 127.0.0.0/8 and ::1.
+	// The addresses and ranges that may call, compared with the connection's peer.
+	// Callers on a unix socket always may: the socket's file mode decides. Default:
+	// the loopback ranges, 127.0.0.0/8 and ::1.
 	Callers []string `json:"callers,omitempty"`
 
 	// The names, besides loopback's own, under which a caller on this host may
@@ -80,21 +87,22 @@ type Transport struct {
 	// Hosts to which tokens may go over plain http, besides loopback.
 	AllowHTTP []string `json:"allow_http,omitempty"`
 
-	// What reverse_proxy says of the caller is passed on: X-Forwarded-For,
-	// X-Forwarded-Host, X-Forwarded-Proto and Via. They tell a provider of this
-	// host's loopback, and some refuse or redirect what has them. Default: they are
-	// removed.
+	// Keep the headers in which reverse_proxy describes the caller: X-Forwarded-For,
+	// X-Forwarded-Host, X-Forwarded-Proto and Via. They name this host's loopback
+	// addresses, and some providers refuse or redirect requests that have them.
+	// Default: they are removed.
 	Forwarded bool `json:"forwarded,omitempty"`
 
 	// Where the Caddyfile says it.
 	Origin *Origin `json:"origin,omitempty"`
 
 	source *pooledSource
-	// schemeKnown: no request decides whether tokens would go out in the clear.
+	// schemeKnown: all upstreams were checked when the config was loaded, so no
+	// request has to be checked for plain http.
 	schemeKnown bool
 	keys        keyReader
 	engine      *bearer.Transport
-	// giveBreakers says that breakers are used no more; nil: there are none yet.
+	// giveBreakers gives the breakers back; nil: there are none yet.
 	giveBreakers func()
 	callers      callerCheck
 	requests     requestCounters
@@ -110,16 +118,17 @@ func (*Transport) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Caddy keeps 32 idle connections for each upstream. With more clients than
-// that at once, connections are closed and opened for nothing, which over TLS
-// costs more than the request.
+// Caddy keeps 32 idle connections for each upstream. With more requests than that
+// at once, it would close and open connections all the time, which over TLS costs
+// more than the request.
 const defaultIdleConnsPerHost = 256
 
-// Caddy sends a body at once, whatever its app expects. Then some of it has been
-// read when the API refuses by the headers, and a long one cannot be sent again.
+// Without a timeout, net/http sends a body at once, even if the app has asked for
+// 100 (Continue). Then a part of the body has been read when the API refuses
+// because of the headers, and a long body cannot be sent again.
 const defaultExpectContinueTimeout = time.Second
 
-// Provision sets up t.
+// Provision sets up t. It makes no network call.
 func (t *Transport) Provision(ctx caddy.Context) error {
 	t.log = ctx.Logger()
 	var err error
@@ -149,8 +158,8 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 		t.ExpectContinueTimeout = caddy.Duration(defaultExpectContinueTimeout)
 	}
 	if t.Compression == nil {
-		// net/http would ask for gzip in the app's place, and unpack it: the API's
-		// answer would not pass as it came.
+		// net/http would ask for gzip by itself and unpack it, so the API's response
+		// would not pass through unchanged.
 		t.Compression = new(bool)
 	}
 	if err := t.HTTPTransport.Provision(ctx); err != nil {
@@ -165,7 +174,9 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 // forwardedHeaders are what reverse_proxy adds to a request about its caller.
 var forwardedHeaders = []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "Via"}
 
-// provisionEngine translates the settings that are the engine's.
+// provisionEngine translates the settings for package bearer. The engine's Base is
+// the embedded HTTPTransport, so all of Caddy's transport options apply to each
+// sending.
 func (t *Transport) provisionEngine(caddy.Context) error {
 	inject, err := resolveInjections(t.Inject, t.keys.names, t.Origin)
 	if err != nil {
@@ -209,6 +220,9 @@ func (t *Transport) provisionChecks(caddy.Context) (err error) {
 	return nil
 }
 
+// provisionBreakers takes the breakers for this API. They belong to the source and
+// not to the transport, so a reload does not reset them. Transports to the same
+// upstreams share them.
 func (t *Transport) provisionBreakers(ctx caddy.Context) error {
 	upstreams := ""
 	if h := handlerOf(ctx); h != nil {
@@ -220,7 +234,7 @@ func (t *Transport) provisionBreakers(ctx caddy.Context) error {
 	return nil
 }
 
-// Cleanup closes idle connections.
+// Cleanup closes idle connections. It also runs if Provision has failed.
 func (t *Transport) Cleanup() error {
 	if t.giveBreakers != nil {
 		t.giveBreakers()
@@ -228,20 +242,23 @@ func (t *Transport) Cleanup() error {
 	return t.HTTPTransport.Cleanup()
 }
 
-// RoundTrip lets the engine send the request with a token, and again if that is refused. Its
-// error is the upstream connection's; whatever concerns tokens is an answer.
+// RoundTrip checks the caller and lets the engine send the request. It returns an
+// error only if the upstream connection fails, because Caddy then tries another
+// upstream or answers 502. Everything that concerns the token becomes a response:
+// another upstream would not change it, and the app has to learn the cause.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	// A reload does not wait for requests, so the count keeps the source open.
 	t.source.users.Add(1)
 	defer t.source.unuse()
 	if p := t.callers.check(req); p != nil {
-		return t.answer(req, p), nil
+		return t.respond(req, p), nil
 	}
 	if p := t.checkScheme(req); p != nil {
-		return t.answer(req, p), nil
+		return t.respond(req, p), nil
 	}
 	key, values, err := t.keys.read(req)
 	if err != nil {
-		return t.answer(req, keyProblem(err)), nil
+		return t.respond(req, keyProblem(err)), nil
 	}
 	out, body := expecting(req)
 	res, err := t.engine.Send(out, key, values)
@@ -252,36 +269,37 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return res, nil
 }
 
-// notSent answers a request that the engine did not send. Other errors are the
-// upstream's, or the caller's own.
+// notSent turns the engine's error into a problem. Other errors come from the
+// upstream connection or from the caller's context, and stay errors.
 func (t *Transport) notSent(req *http.Request, values []string, err error) (*http.Response, error) {
 	var e *bearer.Error
 	switch {
 	case !errors.As(err, &e):
 		return nil, err
 	case errors.Is(err, bearer.ErrNotInjected):
-		return t.answer(req, notInjected(e.Err)), nil
+		return t.respond(req, notInjected(e.Err)), nil
 	}
-	return t.answer(req, t.problemOf(e.Err, values)), nil
+	return t.respond(req, t.problemOf(e.Err, values)), nil
 }
 
-// answer makes the sidecar's own answer, and counts it.
-func (t *Transport) answer(req *http.Request, p *problem) *http.Response {
+// respond makes a response of the sidecar's own, and counts it.
+func (t *Transport) respond(req *http.Request, p *problem) *http.Response {
 	t.requests.count(p.name)
-	if c := t.log.Check(zapcore.DebugLevel, "answered by the sidecar"); c != nil {
+	if c := t.log.Check(zapcore.DebugLevel, "the sidecar responds itself"); c != nil {
 		c.Write(zap.String("source", t.Source), zap.String("problem", p.name), zap.String("detail", p.detail))
 	}
 	return p.response(req)
 }
 
-// isHealthCheck tells Caddy's active health checks, which come from no
-// connection, from requests.
+// isHealthCheck reports whether a request is one of Caddy's active health checks.
+// Those come from Caddy itself: they have no connection and no server.
 func isHealthCheck(req *http.Request) bool {
 	return req.RemoteAddr == "" && req.Context().Value(caddyhttp.ServerCtxKey) == nil
 }
 
-// handlerOf returns the reverse proxy that a transport belongs to: the nearest,
-// for one may stand within another's handle_response.
+// handlerOf returns the reverse proxy that a transport belongs to. That is the
+// nearest one, because one reverse proxy may be inside the handle_response of
+// another.
 func handlerOf(ctx caddy.Context) *reverseproxy.Handler {
 	for _, mod := range slices.Backward(ctx.Modules()) {
 		if h, ok := mod.(*reverseproxy.Handler); ok {
@@ -296,8 +314,8 @@ func (t *Transport) plainHTTP(port string) bool {
 	return !t.TLSEnabled() || slices.Contains(t.TLS.ExceptPorts, port)
 }
 
-// checkUpstreams refuses to send tokens in the clear to another host. What
-// only a request decides is checked again with the request.
+// checkUpstreams refuses a config that would send tokens to another host over plain
+// http. An upstream that is known only with the request is checked by checkScheme.
 func (t *Transport) checkUpstreams(ctx caddy.Context) error {
 	h := handlerOf(ctx)
 	if h == nil {
@@ -318,8 +336,8 @@ func (t *Transport) checkUpstreams(ctx caddy.Context) error {
 	return nil
 }
 
-// checkScheme refuses plain http to another host, where the upstream is known
-// only now.
+// checkScheme refuses plain http to another host if the upstream is known only with
+// the request: a dynamic upstream, or one with a placeholder.
 func (t *Transport) checkScheme(req *http.Request) *problem {
 	if t.schemeKnown || (req.URL.Scheme != "http" && !t.plainHTTP(req.URL.Port())) {
 		return nil
