@@ -98,7 +98,7 @@ type Error struct {
 	Class Class
 	// Meaning is what the endpoint's settings say that it means.
 	Meaning Meaning
-	// RetryAfter is what the response asked for, uncapped; 0 if nothing.
+	// RetryAfter is what the response asked for, at most an hour; 0 if nothing.
 	RetryAfter time.Duration
 	// Sent reports whether the request may have reached the endpoint: what was
 	// in it may be used up.

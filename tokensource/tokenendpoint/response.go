@@ -418,7 +418,7 @@ func withoutSecrets(code string, secrets []string) string {
 }
 
 // parseRetryAfter reads Retry-After in either form (RFC 9110, section
-// 10.2.3); 0 when it says nothing. It is not capped.
+// 10.2.3), at most an hour; 0 when it says nothing.
 func parseRetryAfter(text string, now time.Time) time.Duration {
 	text = strings.TrimSpace(text)
 	if seconds, err := strconv.ParseFloat(text, 64); err == nil {
@@ -428,7 +428,7 @@ func parseRetryAfter(text string, now time.Time) time.Duration {
 		return max(time.Duration(seconds*float64(time.Second)), 0)
 	}
 	if t, err := http.ParseTime(text); err == nil {
-		return max(t.Sub(now), 0)
+		return min(max(t.Sub(now), 0), maxRetryAfter)
 	}
 	return 0
 }
