@@ -217,7 +217,7 @@ func TestRetryAfterForms(t *testing.T) {
 			"120":                   2 * time.Minute,
 			" 7 ":                   7 * time.Second,
 			"1.5":                   1500 * time.Millisecond,
-			"1000000000":            5 * time.Minute,
+			"1000000000":            time.Hour,
 			"1e400":                 0,
 			"-5":                    0,
 			"NaN":                   0,
@@ -226,10 +226,10 @@ func TestRetryAfterForms(t *testing.T) {
 			in.Format(time.RFC1123): 0, // UTC for GMT is no HTTP date
 			strings.Replace(in.Format(time.RFC1123), "UTC", "GMT", 1): 90 * time.Second,
 			"Sun, 06 Nov 1994 08:49:37 GMT":                           0,
-			"Fri, 31 Dec 9999 23:59:59 GMT":                           5 * time.Minute,
+			"Fri, 31 Dec 9999 23:59:59 GMT":                           time.Hour,
 		} {
 			ee := wiretest.MustFail(t, wiretest.Endpoint(wiretest.Responding(503, "", "", "Retry-After", text)))
-			if got := min(ee.RetryAfter, 5*time.Minute); got != want {
+			if got := ee.RetryAfter; got != want {
 				t.Errorf("Retry-After %q: %v, want %v", text, got, want)
 			}
 		}
