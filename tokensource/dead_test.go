@@ -202,7 +202,7 @@ func TestSameTokenStaysAccepted(t *testing.T) {
 		g.onToken = issue("next", time.Minute)
 		next, err := s.Renew(context.Background(), k, second)
 		if err != nil || next.AccessToken() != "next" || next.Worked() {
-			t.Errorf("Renew: %v, %v, want next, which nobody took yet", next, err)
+			t.Fatalf("Renew: %v, %v, want next, which nobody took yet", next, err)
 		}
 		if _, err := s.Renew(context.Background(), k, next); !errors.Is(err, tokensource.ErrTooSoon) {
 			t.Errorf("another token counts as accepted: %v", err)

@@ -73,6 +73,7 @@ func TestKeptMembers(t *testing.T) {
 				check(want(t, again, k, "tok"))
 				time.Sleep(time.Minute)
 				check(want(t, again, k, "tok"))
+				synctest.Wait()
 				if w.Count() != calls {
 					t.Errorf("%d calls for what the store has", w.Count()-calls)
 				}
@@ -107,6 +108,35 @@ func TestKeepRenewsOnce(t *testing.T) {
 				s.Keep("tenant_id")
 				time.Sleep(time.Minute)
 				want(t, s, k, "tok")
+				synctest.Wait()
+				if w.Count() != 2 {
+					t.Errorf("%d calls, want 2", w.Count())
+				}
+			})
+		})
+	}
+}
+
+// So is one that comes from the store, where a release or a config has left it that
+// did not know of the name.
+func TestKeepRenewsStoredTokens(t *testing.T) {
+	for name, names := range map[string][]string{"one token": nil, "keys": {"user"}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := wiretest.Responding(200, "application/json", manyMembers(`"tenant_id":"T1",`))
+				cfg, k := tokensource.Config{KeyNames: names, Store: newMemStore()}, noKey
+				if len(names) > 0 {
+					k = tokensource.NewKey("ann")
+				}
+				want(t, endpointSource(t, wiretest.Endpoint(w), cfg), k, "tok")
+				s := endpointSource(t, wiretest.Endpoint(w), cfg)
+				s.Keep("tenant_id", "nothing")
+				s.Resume()
+				for range 10 {
+					want(t, s, k, "tok")
+					time.Sleep(time.Second)
+				}
+				wantField(t, want(t, s, k, "tok"), "tenant_id", "T1")
 				synctest.Wait()
 				if w.Count() != 2 {
 					t.Errorf("%d calls, want 2", w.Count())
