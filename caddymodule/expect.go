@@ -4,7 +4,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
-	"sync/atomic"
+	"sync"
 )
 
 // expectedBody is a body that the app sends only after it got 100 (Continue).
@@ -18,7 +18,10 @@ import (
 // for the body before the response is written, even if nobody needs it.
 type expectedBody struct {
 	io.ReadCloser
-	asked atomic.Bool
+	// asked is done when the body was first read, or asked for. Who comes while that
+	// is under way waits for it: Caddy's reader notes that it was read, and must not
+	// be closed at the same moment.
+	asked sync.Once
 }
 
 // expecting puts an expectedBody into a copy of a request whose app waits for 100
@@ -37,7 +40,7 @@ func expecting(req *http.Request) (out *http.Request, body *expectedBody) {
 
 // Read implements io.Reader.
 func (b *expectedBody) Read(p []byte) (int, error) {
-	b.asked.Store(true)
+	b.asked.Do(func() {})
 	return b.ReadCloser.Read(p)
 }
 
@@ -50,7 +53,7 @@ func (b *expectedBody) Close() error {
 // ask makes the server send 100 (Continue), unless the body was read already. A
 // read of no bytes does that without waiting for the app.
 func (b *expectedBody) ask() {
-	if b != nil && b.asked.CompareAndSwap(false, true) {
-		_, _ = b.ReadCloser.Read(nil)
+	if b != nil {
+		b.asked.Do(func() { _, _ = b.ReadCloser.Read(nil) })
 	}
 }

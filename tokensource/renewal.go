@@ -82,6 +82,9 @@ func (s *Source) launchUrgent(cause context.Context, e *entry, why Reason, force
 
 // wait waits for the renewal's end, no longer than ctx.
 func (r *renewal) wait(ctx context.Context) error {
+	if err := ctx.Err(); err != nil { // gone already: whatever the renewal is about to bring
+		return err
+	}
 	select {
 	case <-r.done:
 		return nil
