@@ -125,7 +125,7 @@ func (e *entry) finish(r *renewal, t *Token, err error, now time.Time) (newlyLos
 		// next renewal.
 	case !r.called && e.failure.err != nil && FaultOf(err) == e.failure.fault:
 		// It was not its turn: nothing new is known.
-		e.failure.until = now.Add(min(max(RetryAfter(err), backoffMin), recheckStore))
+		e.failure.until = now.Add(lookAfter(err))
 	default:
 		e.failure = remember(e.failure, err, now, worked, random())
 		if e.failure.fault == FaultEndpoint && RetryAfter(e.failure.err) == 0 {

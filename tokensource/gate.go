@@ -171,11 +171,10 @@ func (g *gate) closed(now time.Time, k Key, urgent bool) (time.Duration, error) 
 // patient is when a call may be made that nobody waits for, after the endpoint
 // has failed.
 func (g *gate) patient() time.Time {
-	at := g.next
-	if open := g.ended.Add(g.openFor); g.breaker.State() != BreakerClosed && open.After(at) {
-		at = open
+	if g.breaker.State() == BreakerClosed {
+		return g.next
 	}
-	return at
+	return later(g.next, g.ended.Add(g.openFor))
 }
 
 // clientProbe is when a call for the key may find out whether the client is
@@ -263,14 +262,11 @@ func (g *gate) enter(ctx context.Context, k Key, urgent bool) (waited bool, err 
 // serve lets through whose turn it is. The caller holds g.mu.
 func (g *gate) serve(now time.Time) {
 	for g.calls < g.limit() {
-		at := g.began.Add(g.spacing(now))
-		if g.hold.After(at) {
-			at = g.hold
-		}
 		t := g.first()
 		if t == nil {
 			return
 		}
+		at := later(g.began.Add(g.spacing(now)), g.hold)
 		if wait := at.Sub(now); wait > 0 {
 			g.wake(wait)
 			return
@@ -505,10 +501,7 @@ func (g *gate) throttled(now time.Time, asked time.Duration, err error) {
 	if now.Sub(g.slowed) >= probeEvery || g.slows == 0 {
 		g.slows++
 	}
-	hold := now.Add(retryAfter(asked, g.slows, g.retryMax, random()))
-	if hold.After(g.hold) {
-		g.hold = hold
-	}
+	g.hold = later(g.hold, now.Add(retryAfter(asked, g.slows, g.retryMax, random())))
 	if now.Sub(g.slowed) < probeEvery {
 		return // calls that were under way together
 	}
@@ -620,13 +613,20 @@ func (g *gate) wakes() time.Time {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	at := g.hold
-	if g.client.refused != nil && g.client.next.After(at) {
-		at = g.client.next
+	if g.client.refused != nil {
+		at = later(at, g.client.next)
 	}
-	if g.failures > 0 && g.patient().After(at) {
-		at = g.patient()
+	if g.failures > 0 {
+		at = later(at, g.patient())
 	}
 	return at
+}
+
+// issued returns when a call last brought a token; zero: none has.
+func (g *gate) issued() time.Time {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.lastToken
 }
 
 // trouble returns what is wrong with the endpoint or the client now.
@@ -656,6 +656,7 @@ func (g *gate) state() BreakerState {
 	return state
 }
 
+// later returns the later of two moments.
 func later(a, b time.Time) time.Time {
 	if b.After(a) {
 		return b

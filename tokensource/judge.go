@@ -47,7 +47,7 @@ func remember(last failure, err error, now time.Time, endpointWorked bool, rando
 		next.until = now.Add(min(retryAfter(0, next.attempts, storeRetryMax, random), storeRetryMax))
 	case errors.As(err, &chained):
 		// It is the other source's to remember: this one asks it again.
-		next.until = now.Add(min(max(RetryAfter(err), backoffMin), recheckStore))
+		next.until = now.Add(lookAfter(err))
 	case next.fault == FaultConsent:
 		next.until, next.callAt = now.Add(recheckStore), now.Add(never)
 	case next.fault == FaultSuspected:
@@ -56,7 +56,7 @@ func remember(last failure, err error, now time.Time, endpointWorked bool, rando
 		next.until = now.Add(min(backoff(next.attempts, userRetryMax), recheckStore))
 		next.callAt = now.Add(backoff(next.attempts, userRetryMax))
 	case next.fault == FaultClient:
-		next.until = now.Add(min(max(RetryAfter(err), backoffMin), recheckStore))
+		next.until = now.Add(lookAfter(err))
 	case last.fault == FaultEndpoint && endpointWorked:
 		next.alone = last.alone + 1
 		next.until = now.Add(retryAfter(0, next.alone, userRetryMax/10, random))
@@ -66,6 +66,12 @@ func remember(last failure, err error, now time.Time, endpointWorked bool, rando
 		next.until = now.Add(retryAfter(RetryAfter(err), next.attempts, userRetryMax, random))
 	}
 	return next
+}
+
+// lookAfter is how long a failure that says when to come again is let alone, until
+// somebody else's outcome may be looked for.
+func lookAfter(err error) time.Duration {
+	return min(max(RetryAfter(err), backoffMin), recheckStore)
 }
 
 // final reports whether waiting does not help a caller.
@@ -84,14 +90,12 @@ func endpointError(err error) *tokenendpoint.Error {
 	return ee
 }
 
-// verdictOf is what a call says to the endpoint's breaker.
-func verdictOf(err error, fault Fault) Verdict {
+// verdictOf is what a failed call says to the endpoint's breaker.
+func verdictOf(err error) Verdict {
 	switch {
-	case err == nil:
-		return Works
 	case endpointError(err) == nil, throttled(err):
 		return Neutral
-	case fault == FaultEndpoint:
+	case FaultOf(err) == FaultEndpoint:
 		return Fails
 	}
 	return Works

@@ -89,7 +89,7 @@ func (s *Source) RetryKey(ctx context.Context, k Key) error {
 		return err
 	}
 	s.gate.reconsider(false)
-	e.reconsider()
+	s.reconsider(e, time.Now())
 	return nil
 }
 
@@ -130,15 +130,19 @@ func (s *Source) looks(e *entry, now time.Time) bool {
 func (s *Source) Reconsider(newClient bool) {
 	s.gate.reconsider(newClient)
 	now := time.Now()
-	s.each(func(e *entry) {
-		if e.reconsider() {
-			e.mu.Lock()
-			defer e.mu.Unlock()
-			if e.flight == nil && !e.evicted {
-				s.schedule(e, now)
-			}
-		}
-	})
+	s.each(func(e *entry) { s.reconsider(e, now) })
+}
+
+// reconsider has one entry's refusal looked at again, by its timer if it has one.
+func (s *Source) reconsider(e *entry, now time.Time) {
+	if !e.reconsider() {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.flight == nil && !e.evicted {
+		s.schedule(e, now)
+	}
 }
 
 // StoreChanged tells that the store is another one: the tokens are written to

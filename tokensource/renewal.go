@@ -31,7 +31,7 @@ type renewal struct {
 
 	via   string    // how the token came; see the constants
 	lease *lease    // the right to renew, among processes; nil: none is needed
-	asked time.Time // when the call that brought the token began
+	asked time.Time // when the last call began
 	// unsettled: the store could not be read, see errUnsettled.
 	unsettled bool
 	code      bool // it exchanges a code
@@ -312,7 +312,6 @@ func (r *renewal) obtain(ctx context.Context, cur *Token) (*Token, error) {
 	refresh := r.refreshToken(cur)
 	if !refresh.Empty() {
 		r.lease.sends(refresh)
-		began := time.Now()
 		res, err := r.call(ctx, callRefreshToken, func(ctx context.Context) (*tokenendpoint.Response, error) { return g.Refresh(ctx, v, refresh) })
 		if err == nil {
 			if res.RefreshToken.Empty() { // RFC 6749, section 6: the old one stays good
@@ -341,7 +340,7 @@ func (r *renewal) obtain(ctx context.Context, cur *Token) (*Token, error) {
 			// order is called once a second, not twice.
 			r.e.refreshFailed(refresh.Reveal(), time.Time{})
 			if s.grant.SameEndpoint {
-				if err := sleep(ctx, time.Until(began.Add(probeEvery))); err != nil {
+				if err := sleep(ctx, time.Until(r.asked.Add(probeEvery))); err != nil {
 					return nil, err
 				}
 			}
@@ -442,31 +441,29 @@ func (r *renewal) call(ctx context.Context, kind callKind, send func(context.Con
 	stop := r.lease.keep(ctx)
 	defer stop() // of a panic too
 	r.called = true
-	asked := time.Now()
+	r.asked = time.Now()
 	res, err = send(r.lease.calling(ctx))
 	stop()
-	r.asked = asked
-	if err == nil && r.isDead(res) {
-		if r.mayRevive(res) {
-			verdict = Works
-			s.gate.succeeded(kind, time.Since(asked))
-			return res, errRevive
-		}
+	dead := err == nil && r.isDead(res)
+	if dead && !r.mayRevive(res) {
 		err = res.Dead()
 	}
-	if err == nil {
-		verdict = Works
-		s.gate.succeeded(kind, time.Since(asked))
-		return res, nil
+	if err != nil {
+		err = r.judged(kind, err)
+		verdict = verdictOf(err)
+		return res, err
 	}
-	err = r.judged(kind, asked, err)
-	verdict = verdictOf(err, FaultOf(err))
-	return res, err
+	verdict = Works
+	s.gate.succeeded(kind, time.Since(r.asked))
+	if dead {
+		return res, errRevive
+	}
+	return res, nil
 }
 
 // judged finds out whose fault a call's failure is, and tells the gate. A failure
 // that is not the endpoint's answer, or its silence, is returned as it is.
-func (r *renewal) judged(kind callKind, asked time.Time, err error) error {
+func (r *renewal) judged(kind callKind, err error) error {
 	ee := endpointError(err)
 	if ee == nil || r.s.isClosed() {
 		return err
@@ -474,7 +471,7 @@ func (r *renewal) judged(kind callKind, asked time.Time, err error) error {
 	j := judge(ee, r.s.gate.evidence(evidence{
 		call: kind, perKey: kind == callGrant && r.s.grant.PerKey, ownClient: r.s.grant.ClientPerKey, doubt: r.lease.inDoubt(),
 	}))
-	fault := r.s.gate.refused(r.e.key, asked, err, j)
+	fault := r.s.gate.refused(r.e.key, r.asked, err, j)
 	return &Failure{Fault: fault, Err: err, lost: r.s.grant.Interactive && kind == callRefreshToken}
 }
 
@@ -487,11 +484,11 @@ func (r *renewal) take(ctx context.Context, cur *Token, res *tokenendpoint.Respo
 	}
 	t := newToken(res.AccessToken.Reveal(), res.RefreshToken.Reveal())
 	t.tokenType = res.TokenType
+	var refreshed *Token
 	if r.via == viaRefresh {
-		t.keepMembers(s, res, cur)
-	} else {
-		t.keepMembers(s, res, nil)
+		refreshed = cur
 	}
+	t.keepMembers(s, res, refreshed)
 	if res.Expiry.State == tokenendpoint.ExpiryUnreadable {
 		r.unreadable = true
 		s.expiryUnreadable(res.Expiry)

@@ -625,3 +625,37 @@ func TestRetryIsAtOnce(t *testing.T) {
 		})
 	}
 }
+
+// A source without keys is tried again by its timer, with no request at all,
+// whichever way it is said that things have changed.
+func TestRetryWithoutTraffic(t *testing.T) {
+	for name, retry := range map[string]func(*tokensource.Source) error{
+		"Retry":      func(s *tokensource.Source) error { return s.Retry(context.Background()) },
+		"RetryKey":   func(s *tokensource.Source) error { return s.RetryKey(context.Background(), noKey) },
+		"Reconsider": func(s *tokensource.Source) error { s.Reconsider(true); return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var refuses atomic.Bool
+				refuses.Store(true)
+				g := &fakeGrant{onToken: func(context.Context, int, tokensource.Vars) (*tokenendpoint.Response, error) {
+					if refuses.Load() {
+						return nil, refusal("invalid_client")
+					}
+					return answer("tok", "", time.Hour), nil
+				}}
+				s := newSource(t, tokensource.Config{Grant: g})
+				s.Resume()
+				time.Sleep(10 * time.Minute)
+				refuses.Store(false)
+				if err := retry(s); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Second)
+				if got := s.Stats().Tokens; got != 1 {
+					t.Errorf("%d tokens a second later, want 1", got)
+				}
+			})
+		})
+	}
+}

@@ -341,10 +341,7 @@ func (s *Source) await(ctx context.Context, e *entry) (*Token, error) {
 				if s.inGrace(now, t) {
 					return t, nil
 				}
-				if final(err) {
-					return nil, &delayedError{err, wait}
-				}
-				if now.Add(wait).After(giveUp) {
+				if final(err) || now.Add(wait).After(giveUp) {
 					return nil, &delayedError{err, wait}
 				}
 				if err := sleep(ctx, wait); err != nil {

@@ -129,11 +129,7 @@ func (s *Source) Troubles() []Trouble {
 }
 
 // LastSuccess is when a token call last brought a token; zero: none has.
-func (s *Source) LastSuccess() time.Time {
-	s.gate.mu.Lock()
-	defer s.gate.mu.Unlock()
-	return s.gate.lastToken
-}
+func (s *Source) LastSuccess() time.Time { return s.gate.issued() }
 
 // StoreError is the store's last failure; nil: it works, or was not used yet.
 func (s *Source) StoreError() error {

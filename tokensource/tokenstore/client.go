@@ -87,10 +87,8 @@ func (c *Client) SetAside(ctx context.Context, name string, damaged []byte) erro
 // Err is the store's last failure; nil: it works, or was not used yet. A store
 // that does not write does not work, though it may read.
 func (c *Client) Err() error {
-	if f := c.failure.Load(); f != nil {
-		return f.err
-	}
-	return nil
+	_, err := c.Failing()
+	return err
 }
 
 // Failing is Err, and since when.
