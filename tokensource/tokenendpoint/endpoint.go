@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -20,10 +21,6 @@ import (
 type Endpoint struct {
 	// URL of the endpoint. Required.
 	URL Template
-	// PathShown is the URL's path as errors show it, where the URL itself holds
-	// what must not be shown. Default: the URL's path, with variables by their
-	// names.
-	PathShown string
 	// Method is POST or GET. Default: POST.
 	Method string
 	// ParamsIn is where the parameters go. Default: ParamsForm, or ParamsQuery
@@ -190,23 +187,22 @@ func (ep *Endpoint) withOwnVars(vars Lookup) Lookup {
 	}
 }
 
-// path is the path of the URL, for errors: variables by their names, and
-// without a query, which may hold secrets.
+// path is the path of the URL, for errors: without a query, which may hold
+// secrets, and with all that was put into it by its name.
 func (ep *Endpoint) path() string {
-	if ep.PathShown != "" {
-		return ep.PathShown
-	}
-	text := ep.URL.Text()
+	text := ep.URL.shown()
 	if _, rest, ok := strings.Cut(text, "://"); ok {
 		text = rest
 	}
-	text, _, _ = strings.Cut(text, "?")
-	text, _, _ = strings.Cut(text, "#")
-	if i := strings.IndexByte(text, '/'); i >= 0 {
-		return text[i:]
+	m := hostAndPath.FindStringSubmatch(text)
+	if m == nil {
+		return ""
 	}
-	return ""
+	return m[1]
 }
+
+// hostAndPath finds the path behind a host. Names in braces may hold a slash.
+var hostAndPath = regexp.MustCompile(`^(?:\{[^}]*\}|[^/?#{])*(/(?:\{[^}]*\}|[^?#{])*)`)
 
 var (
 	errTimeout = errors.New("no complete response in time")

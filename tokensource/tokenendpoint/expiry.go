@@ -2,7 +2,6 @@ package tokenendpoint
 
 import (
 	"encoding/base64"
-	"encoding/json"
 	"math"
 	"net/http"
 	"regexp"
@@ -98,7 +97,7 @@ func (r *ResponseOptions) expiry(header http.Header, doc any, access string) Exp
 	}
 	var unreadable Expiry
 	for _, path := range paths {
-		text, found := memberText(path, header, doc)
+		text, found := expiryText(path, header, doc)
 		if found == "" {
 			continue
 		}
@@ -112,35 +111,15 @@ func (r *ResponseOptions) expiry(header http.Header, doc any, access string) Exp
 	return unreadable
 }
 
-// memberText returns the text at a path, and what kind of thing is there; "" if
-// there is nothing: no such member, null, or no text. An object or an array has
-// no text.
-func memberText(path string, header http.Header, doc any) (text, found string) {
-	if name, ok := strings.CutPrefix(path, headerPath); ok {
-		text, found = header.Get(name), "header"
-	} else if name, ok := strings.CutPrefix(path, cookiePath); ok {
-		text, found = cookieValue(header, name), "cookie"
-	} else {
-		value, _ := lookupPath(doc, path)
-		switch v := value.(type) {
-		case nil:
-			return "", ""
-		case map[string]any:
-			return "", "object"
-		case []any:
-			return "", "array"
-		case json.Number:
-			return v.String(), "number"
-		case bool:
-			return strconv.FormatBool(v), "bool"
-		case string:
-			text, found = v, "string"
-		}
-	}
-	if text = strings.TrimSpace(text); text == "" {
+// expiryText is memberText without the blanks around it; nothing else than blanks
+// is nothing.
+func expiryText(path string, header http.Header, doc any) (text, found string) {
+	text, found = memberText(path, header, doc)
+	trimmed := strings.TrimSpace(text)
+	if trimmed == "" && text != "" {
 		return "", ""
 	}
-	return text, found
+	return trimmed, found
 }
 
 // Where a bare number stops being believable as seconds and is an epoch (QPay
@@ -459,7 +438,7 @@ func jwtExpiry(token string, now time.Time) Expiry {
 	if !ok {
 		return unreadable
 	}
-	text, found := memberText("exp", nil, claims)
+	text, found := expiryText("exp", nil, claims)
 	if found == "" {
 		return Expiry{}
 	}

@@ -1,6 +1,7 @@
 package tokenendpoint
 
 import (
+	"encoding/json"
 	"errors"
 	"mime"
 	"net/http"
@@ -244,24 +245,41 @@ func (r *ResponseOptions) first(paths []string, otherwise string, header http.He
 		paths = []string{otherwise}
 	}
 	for _, path := range paths {
-		if name, ok := strings.CutPrefix(path, headerPath); ok {
-			if value := header.Get(name); value != "" {
-				return value
-			}
-			continue
-		}
-		if name, ok := strings.CutPrefix(path, cookiePath); ok {
-			if value := cookieValue(header, name); value != "" {
-				return value
-			}
-			continue
-		}
-		value, _ := lookupPath(doc, path)
-		if text, _ := scalarText(value); text != "" {
+		if text, _ := memberText(path, header, doc); text != "" {
 			return text
 		}
 	}
 	return ""
+}
+
+// memberText returns the text at a path, and what kind of thing is there: string,
+// number, bool, header, cookie; object or array, which have no text; "" if there
+// is nothing, null, or no text.
+func memberText(path string, header http.Header, doc any) (text, found string) {
+	if name, ok := strings.CutPrefix(path, headerPath); ok {
+		text, found = header.Get(name), "header"
+	} else if name, ok := strings.CutPrefix(path, cookiePath); ok {
+		text, found = cookieValue(header, name), "cookie"
+	} else {
+		value, _ := lookupPath(doc, path)
+		switch value.(type) {
+		case map[string]any:
+			return "", "object"
+		case []any:
+			return "", "array"
+		case json.Number:
+			found = "number"
+		case bool:
+			found = "bool"
+		case string:
+			found = "string"
+		}
+		text, _ = scalarText(value)
+	}
+	if text == "" {
+		return "", ""
+	}
+	return text, found
 }
 
 // What is kept of a response's other members.

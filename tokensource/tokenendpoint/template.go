@@ -1,6 +1,7 @@
 package tokenendpoint
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -17,6 +18,7 @@ type Template struct{ list *[]templatePart }
 type templatePart struct {
 	literal  string
 	variable string // when not empty, the part is this variable
+	resolved string // the variable that the literal is the value of, if it is one
 }
 
 func newTemplate(parts []templatePart) Template { return Template{&parts} }
@@ -107,7 +109,7 @@ func (t Template) Resolve(known func(name string) (text string, ok bool, err err
 				return Template{}, err
 			}
 			if ok {
-				p = templatePart{literal: text}
+				p = templatePart{literal: text, resolved: p.variable}
 			}
 		}
 		out = append(out, p)
@@ -139,10 +141,21 @@ func (t Template) Expand(lookup func(name string) (string, bool)) (string, error
 // Text is the template without its variables' values: an identity for
 // settings that hold only constants.
 func (t Template) Text() string {
+	return t.write(func(p templatePart) string { return p.variable })
+}
+
+// shown is Text for people: what was resolved is shown by its name as well, for
+// its value may be a secret.
+func (t Template) shown() string {
+	return t.write(func(p templatePart) string { return cmp.Or(p.variable, p.resolved) })
+}
+
+// write puts the parts together, those with a name as that name in braces.
+func (t Template) write(name func(templatePart) string) string {
 	var b strings.Builder
 	for _, p := range t.parts() {
-		if p.variable != "" {
-			b.WriteString("{" + p.variable + "}")
+		if n := name(p); n != "" {
+			b.WriteString("{" + n + "}")
 		} else {
 			b.WriteString(p.literal)
 		}
