@@ -230,7 +230,7 @@ func (e *Endpoint) buildURL(gc *GrantContext, ep *tokenendpoint.Endpoint) error 
 	if e.Timeout < 0 {
 		return e.Origin.errorf("timeout", "%v: expected a duration above 0", time.Duration(e.Timeout))
 	}
-	t, err := gc.callTemplate(e.Origin, "token_url", e.TokenURL)
+	t, err := gc.template(e.Origin, "token_url", e.TokenURL, keepsTime)
 	if err != nil {
 		return err
 	}
@@ -288,10 +288,10 @@ func checkIssuer(issuer string, allowHTTP []string) error {
 }
 
 func (e *Endpoint) buildClient(gc *GrantContext, ep *tokenendpoint.Endpoint) (err error) {
-	if ep.Client.ID, err = gc.template(e.Origin, "client_id", e.ClientID); err != nil {
+	if ep.Client.ID, err = gc.template(e.Origin, "client_id", e.ClientID, keepsNone); err != nil {
 		return err
 	}
-	if ep.Client.Secret, err = gc.secretTemplate(e.Origin, "client_secret", e.ClientSecret); err != nil {
+	if ep.Client.Secret, err = gc.template(e.Origin, "client_secret", e.ClientSecret, keepsFiles); err != nil {
 		return err
 	}
 	if len(e.ClientAuth) == 0 {
@@ -351,7 +351,7 @@ func checkClientAuth(method string, args []string) error {
 
 func (e *Endpoint) buildParams(gc *GrantContext, ep *tokenendpoint.Endpoint) error {
 	for _, resource := range e.Resource {
-		value, err := gc.template(e.Origin, "resource", resource)
+		value, err := gc.template(e.Origin, "resource", resource, keepsNone)
 		if err != nil {
 			return err
 		}
@@ -364,7 +364,7 @@ func (e *Endpoint) buildParams(gc *GrantContext, ep *tokenendpoint.Endpoint) err
 		if p.Name == "" {
 			return e.Origin.errorf("param", "got no name: expected one")
 		}
-		value, err := gc.callTemplate(e.Origin, "param "+p.Name, p.Value)
+		value, err := gc.template(e.Origin, "param "+p.Name, p.Value, keepsAll)
 		if err != nil {
 			return err
 		}
@@ -396,7 +396,7 @@ func (e *Endpoint) buildHeaders(gc *GrantContext, ep *tokenendpoint.Endpoint) er
 		if !validHeaderName(h.Name) {
 			return e.Origin.errorf("header "+h.Name, "not a header name")
 		}
-		value, err := gc.callTemplate(e.Origin, "header "+h.Name, h.Value)
+		value, err := gc.template(e.Origin, "header "+h.Name, h.Value, keepsAll)
 		if err != nil {
 			return err
 		}

@@ -61,11 +61,11 @@ func (g *Password) TokenGrant(gc *GrantContext) (tokensource.Grant, error) {
 	if g.Username == "" || g.Password == "" {
 		return nil, g.Origin.errorf("", "grant password: got no username and password: expected both")
 	}
-	username, err := gc.template(g.Origin, "username", g.Username)
+	username, err := gc.template(g.Origin, "username", g.Username, keepsNone)
 	if err != nil {
 		return nil, err
 	}
-	password, err := gc.secretTemplate(g.Origin, "password", g.Password)
+	password, err := gc.template(g.Origin, "password", g.Password, keepsFiles)
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +100,7 @@ func (AuthorizationCode) CaddyModule() caddy.ModuleInfo {
 
 // TokenGrant implements [Grant].
 func (g *AuthorizationCode) TokenGrant(gc *GrantContext) (tokensource.Grant, error) {
-	redirectURI, err := gc.template(g.Origin, "redirect_uri", g.RedirectURI)
+	redirectURI, err := gc.template(g.Origin, "redirect_uri", g.RedirectURI, keepsNone)
 	if err != nil {
 		return nil, err
 	}
@@ -243,27 +243,10 @@ type GrantContext struct {
 	source   func(name string) (*tokensource.Source, error)
 }
 
-// template resolves the placeholders in an option's text.
-func (gc *GrantContext) template(o *Origin, option, text string) (tokenendpoint.Template, error) {
-	t, err := gc.resolver.template(text)
-	if err != nil {
-		return t, o.errorf(option, "%w", err)
-	}
-	return t, nil
-}
-
-// secretTemplate is template for a secret, which may be in a file.
-func (gc *GrantContext) secretTemplate(o *Origin, option, text string) (tokenendpoint.Template, error) {
-	t, err := gc.resolver.secretTemplate(text)
-	if err != nil {
-		return t, o.errorf(option, "%w", err)
-	}
-	return t, nil
-}
-
-// callTemplate is template for an option that each token call fills in anew.
-func (gc *GrantContext) callTemplate(o *Origin, option, text string) (tokenendpoint.Template, error) {
-	t, err := gc.resolver.callTemplate(text, option != "token_url")
+// template resolves the placeholders in an option's text, but for those that it
+// keeps for each token call.
+func (gc *GrantContext) template(o *Origin, option, text string, keep keeps) (tokenendpoint.Template, error) {
+	t, err := gc.resolver.template(text, keep)
 	if err != nil {
 		return t, o.errorf(option, "%w", err)
 	}
@@ -289,7 +272,7 @@ func (gc *GrantContext) grant(e *Endpoint, newGrant func(*tokenendpoint.Endpoint
 	}
 	g := newGrant(ep)
 	if len(e.Scope) > 0 {
-		if g.Scope, err = gc.template(e.Origin, "scope", strings.Join(e.Scope, " ")); err != nil {
+		if g.Scope, err = gc.template(e.Origin, "scope", strings.Join(e.Scope, " "), keepsNone); err != nil {
 			return nil, err
 		}
 	}

@@ -35,45 +35,34 @@ type resolver struct {
 // requestPlaceholderHelp names the one option that may read the request.
 const requestPlaceholderHelp = "requests are read by `key` alone: write `key NAME {%s}` in the token_source, and {key.NAME} here"
 
-// template resolves {env.*}, {file.*} and Caddy's other global placeholders in text.
-// {key.NAME} remains, if there is such a key.
-func (r *resolver) template(text string) (tokenendpoint.Template, error) {
-	t, err := tokenendpoint.ParseTemplate(text)
-	if err != nil {
-		return t, err
-	}
-	return t.Resolve(r.resolve)
-}
+// keeps says which placeholders, besides {key.NAME}, remain in a template for each
+// token call to fill in. The others are resolved when the config is loaded.
+type keeps uint8
 
-// callTemplate is template for an option that each token call fills in anew. The time
-// remains, too, and if files is set, so do files.
-func (r *resolver) callTemplate(text string, files bool) (tokenendpoint.Template, error) {
+const (
+	keepsTime  keeps = 1 << iota // {time.now.*}
+	keepsFiles                   // {file.*}
+
+	keepsNone keeps = 0
+	keepsAll        = keepsTime | keepsFiles
+)
+
+// template resolves {env.*}, {file.*} and Caddy's other global placeholders in text,
+// but for those that it keeps. {key.NAME} remains, if there is such a key.
+func (r *resolver) template(text string, keep keeps) (tokenendpoint.Template, error) {
 	t, err := tokenendpoint.ParseTemplate(text)
 	if err != nil {
 		return t, err
 	}
 	return t.Resolve(func(name string) (string, bool, error) {
 		switch {
-		case files && strings.HasPrefix(name, "file."):
-			return r.live(name)
-		case !isTime(name):
-			return r.resolve(name)
-		case times[name] == nil:
-			return "", false, fmt.Errorf("unknown placeholder {%s}: expected one of {%s}", name, strings.Join(slices.Sorted(maps.Keys(times)), "}, {"))
-		}
-		return "", false, nil
-	})
-}
-
-// secretTemplate is template for a secret: a file is read for each call.
-func (r *resolver) secretTemplate(text string) (tokenendpoint.Template, error) {
-	t, err := tokenendpoint.ParseTemplate(text)
-	if err != nil {
-		return t, err
-	}
-	return t.Resolve(func(name string) (string, bool, error) {
-		if strings.HasPrefix(name, "file.") {
-			return r.live(name)
+		case keep&keepsFiles != 0 && strings.HasPrefix(name, "file."):
+			return "", false, r.live(name)
+		case keep&keepsTime != 0 && isTime(name):
+			if times[name] == nil {
+				return "", false, fmt.Errorf("unknown placeholder {%s}: expected one of {%s}", name, strings.Join(slices.Sorted(maps.Keys(times)), "}, {"))
+			}
+			return "", false, nil
 		}
 		return r.resolve(name)
 	})
@@ -82,19 +71,16 @@ func (r *resolver) secretTemplate(text string) (tokenendpoint.Template, error) {
 // live keeps a file's placeholder, so that each call reads the file. The file must be
 // readable now. Only its name goes into the sum: a new content must not make another
 // source, which would lose what this one has learned.
-func (r *resolver) live(name string) (string, bool, error) {
+func (r *resolver) live(name string) error {
 	path := strings.TrimPrefix(name, "file.")
 	if _, err := readLiveFile(path); err != nil {
-		return "", false, err
+		return err
 	}
-	if r.files == nil {
-		r.files = make(fileList)
-	}
-	r.files.add(path)
+	r.watch(path)
 	if r.sum != nil {
 		fmt.Fprintf(r.sum, "%d:%s", len(name), name)
 	}
-	return "", false, nil
+	return nil
 }
 
 // watch adds files to the watched ones. When one changes, refused calls are tried
@@ -142,7 +128,7 @@ func callVars() tokenendpoint.Lookup {
 
 // plain is template for text that must be complete when the config is loaded.
 func (r *resolver) plain(text string) (string, error) {
-	t, err := r.template(text)
+	t, err := r.template(text, keepsNone)
 	if err != nil {
 		return "", err
 	}
