@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caddy-bearer/caddy-bearer/internal/sleep"
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
 )
 
@@ -188,7 +189,7 @@ const lookEvery = 100 * time.Millisecond
 func (r *retry) pause(d time.Duration) (*tokensource.Token, error) {
 	ctx := r.req.Context()
 	for {
-		if err := sleep(ctx, min(d, lookEvery)); err != nil {
+		if err := sleep.For(ctx, min(d, lookEvery)); err != nil {
 			return nil, err
 		}
 		d -= lookEvery
@@ -202,18 +203,6 @@ func (r *retry) pause(d time.Duration) (*tokensource.Token, error) {
 		if d <= 0 || next.Worked() {
 			return next, nil
 		}
-	}
-}
-
-// sleep waits for d, or until ctx ends.
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/caddy-bearer/caddy-bearer/internal/sleep"
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore"
 )
@@ -59,7 +60,7 @@ func (r *renewal) claim(ctx context.Context, cur *Token, enough func(*stored) (b
 		if other := st.rec.Lease; other != nil && !own(e, other) {
 			if !w.expired(time.Now(), other) && !s.store.Dead(ctx, other.By) {
 				r.leave() // another process makes the call
-				if sleep(ctx, pollEvery+time.Duration(random()*float64(pollEvery))) != nil || s.draining.Load() {
+				if sleep.For(ctx, pollEvery+time.Duration(random()*float64(pollEvery))) != nil || s.draining.Load() {
 					return st, nil, false, fmt.Errorf("another process is renewing the token: %w", ErrUnavailable)
 				}
 				continue
@@ -195,7 +196,7 @@ func (l *lease) keep(ctx context.Context) (stop func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for sleep(ctx, heartbeatEvery) == nil {
+		for sleep.For(ctx, heartbeatEvery) == nil {
 			if l.heartbeat(context.WithoutCancel(ctx)) != nil {
 				return
 			}

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/caddy-bearer/caddy-bearer/internal/sleep"
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore"
 )
 
@@ -154,7 +155,7 @@ func (s *Source) waitForPending(shard int) ([]tokenstore.Note, error) {
 		if !ofStore(err) {
 			return notes, err
 		}
-		if err := sleep(s.life, storeRetryMax); err != nil {
+		if err := sleep.For(s.life, storeRetryMax); err != nil {
 			return nil, err
 		}
 	}

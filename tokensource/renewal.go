@@ -7,6 +7,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"github.com/caddy-bearer/caddy-bearer/internal/sleep"
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore"
 )
@@ -340,7 +341,7 @@ func (r *renewal) obtain(ctx context.Context, cur *Token) (*Token, error) {
 			// order is called once a second, not twice.
 			r.e.refreshFailed(refresh.Reveal(), time.Time{})
 			if s.grant.SameEndpoint {
-				if err := sleep(ctx, time.Until(r.asked.Add(probeEvery))); err != nil {
+				if err := sleep.For(ctx, time.Until(r.asked.Add(probeEvery))); err != nil {
 					return nil, err
 				}
 			}

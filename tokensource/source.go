@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/oauth2"
 
+	"github.com/caddy-bearer/caddy-bearer/internal/sleep"
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenstore"
 )
 
@@ -344,7 +345,7 @@ func (s *Source) await(ctx context.Context, e *entry) (*Token, error) {
 				if final(err) || now.Add(wait).After(giveUp) {
 					return nil, &delayedError{err, wait}
 				}
-				if err := sleep(ctx, wait); err != nil {
+				if err := sleep.For(ctx, wait); err != nil {
 					return nil, err
 				}
 				continue
@@ -415,7 +416,7 @@ func (s *Source) Renew(ctx context.Context, k Key, refused *Token) (*Token, erro
 				if final(err) || !refused.accepted.Load() || now.Add(wait).After(giveUp) {
 					return nil, &delayedError{err, wait}
 				}
-				if err := sleep(ctx, wait); err != nil {
+				if err := sleep.For(ctx, wait); err != nil {
 					return nil, err
 				}
 				continue
@@ -503,16 +504,5 @@ func (s *Source) Exchange(ctx context.Context, k Key, c Code) (*Token, error) {
 			return nil, err
 		}
 		return f.tok, f.err
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }
