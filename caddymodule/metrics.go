@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"errors"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/prometheus/client_golang/prometheus"
@@ -87,29 +88,32 @@ func (g gauges) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
 	}
 	for name, src := range g.app.built {
-		stats := src.Stats()
-		gauge(tokensDesc, float64(stats.Tokens), name)
-		if !stats.Expiry.IsZero() {
-			gauge(expiryDesc, float64(stats.Expiry.UnixMilli())/1e3, name)
+		st := src.state()
+		gauge(tokensDesc, float64(st.Tokens), name)
+		if !st.Expiry.IsZero() {
+			gauge(expiryDesc, seconds(st.Expiry), name)
 		}
-		usable := 0.0
-		if r := src.readiness(); r.usable() {
-			usable = 1
-		}
-		gauge(usableDesc, usable, name)
+		r := readinessOf(st)
+		gauge(usableDesc, oneIf(r.usable()), name)
 		if last := src.LastSuccess(); !last.IsZero() {
-			gauge(lastSuccessDesc, float64(last.UnixMilli())/1e3, name)
+			gauge(lastSuccessDesc, seconds(last), name)
 		}
-		gauge(needsPersonDesc, float64(stats.NeedPerson), name)
-		gauge(unstoredDesc, float64(stats.Unstored), name)
-		up := 1.0
-		if src.StoreError() != nil {
-			up = 0
-		}
-		gauge(storeUpDesc, up, name)
-		gauge(breakerDesc, float64(src.Breaker()), name, "token_endpoint")
-		gauge(breakerDesc, float64(src.live.worst()), name, "api")
+		gauge(needsPersonDesc, float64(st.NeedPerson), name)
+		gauge(unstoredDesc, float64(st.Unstored), name)
+		gauge(storeUpDesc, oneIf(!st.storeDown()), name)
+		gauge(breakerDesc, float64(st.endpoint), name, "token_endpoint")
+		gauge(breakerDesc, float64(st.api), name, "api")
 	}
+}
+
+// seconds is a moment as Prometheus writes it.
+func seconds(t time.Time) float64 { return float64(t.UnixMilli()) / 1e3 }
+
+func oneIf(holds bool) float64 {
+	if holds {
+		return 1
+	}
+	return 0
 }
 
 // requestCounters are the request counters of one source, by result. They are looked

@@ -68,12 +68,16 @@ type reasonDetail struct {
 // sourceState is what readiness depends on.
 type sourceState struct {
 	tokensource.Stats
-	troubles  []tokensource.Trouble
-	keyed     bool
-	eager     bool // the source obtains its first token when Caddy starts
-	storeDown bool
-	endpoint  tokensource.BreakerState
-	api       tokensource.BreakerState
+	troubles []tokensource.Trouble
+	keyed    bool
+	eager    bool // the source obtains its first token when Caddy starts
+	endpoint tokensource.BreakerState
+	api      tokensource.BreakerState
+}
+
+// storeDown reports whether the store failed when it was last used.
+func (s *sourceState) storeDown() bool {
+	return slices.ContainsFunc(s.troubles, func(t tokensource.Trouble) bool { return t.Fault == tokensource.FaultStore })
 }
 
 // reasonOf is the reason for each fault.
@@ -94,7 +98,7 @@ func readinessOf(s sourceState) sourceReadiness {
 		Status: statusReady, Reasons: []string{}, Tokens: s.Tokens, Unstored: s.Unstored, NeedsPerson: s.NeedPerson,
 		Breaker: max(s.endpoint, s.api).String(), Store: "up",
 	}
-	if s.storeDown {
+	if s.storeDown() {
 		r.Store = "down"
 	}
 	allFail := false
@@ -106,10 +110,9 @@ func readinessOf(s sourceState) sourceReadiness {
 		is     bool
 		reason string
 	}{
-		{s.storeDown, reasonStoreDown},
 		{s.Unstored > 0, reasonUnstored},
 		{s.NeedPerson > 0, reasonConsentLost},
-		{len(s.troubles) == 0 && s.NeedPerson == 0 && !s.storeDown && (s.Failing > 0 || s.Overdue > 0 || s.Retrying > 0), reasonEndpointDown},
+		{len(s.troubles) == 0 && s.NeedPerson == 0 && (s.Failing > 0 || s.Overdue > 0 || s.Retrying > 0), reasonEndpointDown},
 		{s.api != tokensource.BreakerClosed, reasonAPIRefuses},
 	} {
 		if c.is {
@@ -151,7 +154,7 @@ var worse = map[string]int{statusReady: 0, statusDegraded: 1, statusStarting: 2,
 func (a *App) readiness() readiness {
 	all := readiness{Status: statusReady, Sources: make(map[string]sourceReadiness, len(a.built))}
 	for name, src := range a.built {
-		r := src.readiness()
+		r := readinessOf(src.state())
 		all.Sources[name] = r
 		if worse[r.Status] > worse[all.Status] {
 			all.Status = r.Status
@@ -160,11 +163,12 @@ func (a *App) readiness() readiness {
 	return all
 }
 
-func (src *pooledSource) readiness() sourceReadiness {
-	return readinessOf(sourceState{
+// state returns what readiness and metrics are made of. It looks at every key.
+func (src *pooledSource) state() sourceState {
+	return sourceState{
 		Stats: src.Stats(), troubles: src.Troubles(), keyed: len(src.KeyNames()) > 0, eager: src.Eager(),
-		storeDown: src.StoreError() != nil, endpoint: src.Breaker(), api: src.live.worst(),
-	})
+		endpoint: src.Breaker(), api: src.live.worst(),
+	}
 }
 
 // findReadiness returns the readiness of a config. A config without sources is

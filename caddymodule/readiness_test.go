@@ -24,10 +24,10 @@ func TestReadinessOf(t *testing.T) {
 	}
 	keyed := func(s *sourceState) { s.keyed = true }
 	eager := func(s *sourceState) { s.eager = true }
-	down := func(s *sourceState) { s.storeDown = true }
 	trouble := func(f tokensource.Fault) func(*sourceState) {
 		return func(s *sourceState) { s.troubles = append(s.troubles, tokensource.Trouble{Fault: f, Keys: 1}) }
 	}
+	down := trouble(tokensource.FaultStore)
 	for name, c := range map[string]struct {
 		state   sourceState
 		status  string
