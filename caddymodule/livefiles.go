@@ -71,12 +71,20 @@ func withLiveCertificate(cfg *tls.Config, certFile, keyFile string) {
 // folder, and network file systems report nothing.
 const watchEvery = 500 * time.Millisecond
 
-// watchFiles calls changed when the content of a file has changed, until ctx ends.
-func watchFiles(ctx context.Context, names []string, changed func(names []string)) {
-	seen := make(map[string]fileState, len(names))
+// fileWatch is a watch on files, by what they were when they were last checked.
+type fileWatch map[string]fileState
+
+// newFileWatch checks the files for the first time.
+func newFileWatch(names []string) fileWatch {
+	w := make(fileWatch, len(names))
 	for _, name := range names {
-		seen[name] = lookAt(name, fileState{})
+		w[name] = lookAt(name, fileState{})
 	}
+	return w
+}
+
+// run calls changed when the content of a file has changed, until ctx ends.
+func (w fileWatch) run(ctx context.Context, changed func(names []string)) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for {
@@ -86,9 +94,9 @@ func watchFiles(ctx context.Context, names []string, changed func(names []string
 		case <-tick.C:
 		}
 		var other []string
-		for name, was := range seen {
+		for name, was := range w {
 			now := lookAt(name, was)
-			seen[name] = now
+			w[name] = now
 			if now.sum != was.sum {
 				other = append(other, name)
 			}

@@ -78,9 +78,10 @@ func TestWatchFiles(t *testing.T) {
 	files := []string{path("token"), path("plain"), path("renamed"), path("other"), path("not yet")}
 	ctx, cancel := context.WithCancel(t.Context())
 	changes, done := make(chan []string, 100), make(chan struct{})
+	watch := newFileWatch(files)
 	go func() {
 		defer close(done)
-		watchFiles(ctx, files, func(names []string) { changes <- names })
+		watch.run(ctx, func(names []string) { changes <- names })
 	}()
 	defer func() { cancel(); <-done }()
 	want := func(name string) {
@@ -94,7 +95,6 @@ func TestWatchFiles(t *testing.T) {
 			t.Fatalf("that %s changed is not noticed", name)
 		}
 	}
-	time.Sleep(2 * watchEvery) // it has looked once
 	writeFile(t, path("plain"), "b")
 	want("plain")
 	writeFile(t, path("new"), "c")

@@ -66,7 +66,7 @@ func takeSource(cfg tokensource.Config, gc *GrantContext, g Grant) (*pooledSourc
 		if files := gc.resolver.files.names(); len(files) > 0 {
 			ctx, stop := context.WithCancel(context.Background())
 			ps.unwatch = stop
-			go watchFiles(ctx, files, func(names []string) {
+			go newFileWatch(files).run(ctx, func(names []string) {
 				cfg.Logger.Info("files were replaced: what was refused is tried again with what they hold now", "source", cfg.Name, "files", names)
 				src.Reconsider(true)
 			})

@@ -131,6 +131,20 @@ func TestFault22ClientGoes(t *testing.T) {
 	}
 }
 
+// wantContinue reads the answer 100 (Continue).
+func (c *client) wantContinue(t *testing.T) {
+	t.Helper()
+	interim := textproto.NewReader(c.in)
+	line, err := interim.ReadLine()
+	if err != nil || !strings.HasPrefix(line, "HTTP/1.1 100") {
+		t.Fatalf("no interim answer: %q, %v", line, err)
+	}
+	// Caddy's own 100 has no header, one of the API's that it passes on has: which comes first is chance
+	if _, err := interim.ReadMIMEHeader(); err != nil {
+		t.Fatalf("the interim answer does not end: %v", err)
+	}
+}
+
 // TestFault22Continue: an app that asks before it sends its body.
 func TestFault22Continue(t *testing.T) {
 	body := large[:30000]
@@ -146,15 +160,7 @@ func TestFault22Continue(t *testing.T) {
 			s.p.Forget()
 			c := s.raw(t)
 			c.send(t, "POST /things HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n", s.address, len(body))
-			interim := textproto.NewReader(c.in)
-			line, err := interim.ReadLine()
-			if err != nil || !strings.HasPrefix(line, "HTTP/1.1 100") {
-				t.Fatalf("no interim answer: %q, %v", line, err)
-			}
-			// Caddy's own 100 has no header, one of the API's that it passes on has: which comes first is chance
-			if _, err := interim.ReadMIMEHeader(); err != nil {
-				t.Fatalf("the interim answer does not end: %v", err)
-			}
+			c.wantContinue(t)
 			c.send(t, "%s", body)
 			if e := c.answer(t).wantOK(t); e.SHA256 != sum(body) {
 				t.Errorf("%d bytes of %d arrived", e.Length, len(body))
@@ -180,14 +186,7 @@ func TestFault22ContinueLong(t *testing.T) {
 			s.p.Forget()
 			c := s.raw(t)
 			c.send(t, "POST /things HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n", s.address, len(body))
-			interim := textproto.NewReader(c.in)
-			line, err := interim.ReadLine()
-			if err != nil || !strings.HasPrefix(line, "HTTP/1.1 100") {
-				t.Fatalf("no interim answer: %q, %v", line, err)
-			}
-			if _, err := interim.ReadMIMEHeader(); err != nil {
-				t.Fatalf("the interim answer does not end: %v", err)
-			}
+			c.wantContinue(t)
 			if !again {
 				c.send(t, "%s", body)
 				if got := c.answer(t); got.status != http.StatusUnauthorized {

@@ -163,7 +163,7 @@ func TestFault58SecretFileReplaced(t *testing.T) {
 	s.wantLogged(t, "files were replaced")
 	p.Forget()
 	put("..3", "of another client again")
-	time.Sleep(2 * time.Second) // for as long as a watch may take
+	eventually(t, "the next one is noticed", func() bool { return countLines(s.logged(t), "files were replaced") == 2 })
 	s.get(t).wantOK(t)
 	if n := p.TokenCount(); n != 0 {
 		t.Errorf("%d token calls while the token is valid", n)
