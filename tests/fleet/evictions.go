@@ -3,10 +3,13 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -70,6 +73,13 @@ func (s *shelf) Swap(_ context.Context, key string, old, value []byte) error {
 	}
 	p.values[key] = bytes.Clone(value)
 	return nil
+}
+
+// tokenOf is a user's token, of a size. It is worked out from the name, so that nothing of a million has to be remembered.
+func tokenOf(kind, user string, size int) string {
+	sum := sha256.Sum256([]byte(kind + " " + user))
+	text := hex.EncodeToString(sum[:])
+	return strings.Repeat(text, size/len(text)+1)[:size]
 }
 
 // granted is a grant that asks nobody.

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tests/fleet/rig"
+	"github.com/caddy-bearer/caddy-bearer/tests/provider"
 )
 
 // memory is a run with a token for each of many keys.
@@ -58,10 +59,10 @@ const keyedFile = `{
 	token_source users {
 		grant password {
 			token_url THE_API/token
-			client_id fleet
+			client_id THE_CLIENT
 			client_secret {env.FLEET_SECRET}
 			username {key.user}
-			password {env.FLEET_SECRET}
+			password {env.FLEET_PASSWORD}
 		}
 		key user {header.X-User}
 	}
@@ -76,13 +77,16 @@ http://localhost {
 `
 
 func (s *memory) run(ctx context.Context, l lab) (*report, error) {
-	h, err := newHoard(s.size)
+	p, err := rig.StartProvider(24 * time.Hour)
 	if err != nil {
 		return nil, err
 	}
-	defer h.Close()
-	caddyfile := strings.ReplaceAll(keyedFile, "THE_API", h.url)
-	c, err := rig.NewReplica(l.program, filepath.Join(l.dir, "keyed"), "keyed", []string{"FLEET_SECRET=x"}, caddyfile)
+	defer p.Close()
+	p.SetAnyUser(true)
+	p.SetTokenSize(s.size)
+	caddyfile := strings.NewReplacer("THE_API", p.URL, "THE_CLIENT", p.ClientID).Replace(keyedFile)
+	env := []string{"FLEET_SECRET=" + p.ClientSecret, "FLEET_PASSWORD=" + p.Password}
+	c, err := rig.NewReplica(l.program, filepath.Join(l.dir, "keyed"), "keyed", env, caddyfile)
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +95,7 @@ func (s *memory) run(ctx context.Context, l lab) (*report, error) {
 	}
 	r := &report{title: fmt.Sprintf("memory: %d keys with tokens of %d bytes in one process; %d keys in the library, %d of them in memory",
 		s.keys, s.size, s.more, s.maxKeys)}
-	err = s.inProcess(ctx, r, c, h)
+	err = s.inProcess(ctx, r, c, p)
 	if err = errors.Join(err, c.Stop()); err != nil {
 		return nil, err
 	}
@@ -99,7 +103,7 @@ func (s *memory) run(ctx context.Context, l lab) (*report, error) {
 }
 
 // inProcess uses every key of a real process twice.
-func (s *memory) inProcess(ctx context.Context, r *report, c *rig.Replica, h *hoard) error {
+func (s *memory) inProcess(ctx context.Context, r *report, c *rig.Replica, p *provider.Server) error {
 	atFirst, _, err := c.Memory()
 	if err != nil {
 		return err
@@ -120,7 +124,8 @@ func (s *memory) inProcess(ctx context.Context, r *report, c *rig.Replica, h *ho
 		}
 		r.bound(now < s.resident<<20, "  resident memory after it", mb(now), fmt.Sprintf("< %d MB", s.resident))
 	}
-	r.exactly("token calls", int(h.issued.Load()), s.keys)
+	r.exactly("token calls", p.TokenCount(), s.keys)
+	r.exactly("requests that the provider found malformed", len(p.Violations()), 0)
 	_, highest, err := c.Memory()
 	if err != nil {
 		return err
@@ -151,10 +156,18 @@ func result(err error) string {
 	return "its own token"
 }
 
+// useKey calls the API for a user, and wants that user's token to have come with the call.
 func useKey(ctx context.Context, c *rig.Replica, user string) error {
-	status, body, err := c.Get(ctx, "/things", http.Header{"X-User": {user}, wantedUser: {user}})
-	if err == nil && status != http.StatusOK {
-		err = fmt.Errorf("status %d: %.200s", status, body)
+	status, body, err := c.Get(ctx, "/things", http.Header{"X-User": {user}})
+	if err != nil {
+		return err
+	}
+	if status != http.StatusOK {
+		return fmt.Errorf("status %d: %.200s", status, body)
+	}
+	echo, err := provider.ReadEcho(body)
+	if err == nil && echo.Holder != user {
+		err = fmt.Errorf("another's token: %q's", echo.Holder)
 	}
 	return err
 }

@@ -119,7 +119,7 @@ func (d generic) grant(p *Provider, x *Exchange, q tokenRequest) Answer {
 	case "client_credentials":
 		t = p.issue("", true, p.newFamily())
 	case "password":
-		if q.username != p.Username || q.password != p.Password {
+		if (q.username != p.Username && !p.settings.anyUser) || q.password != p.Password {
 			x.violation("wrong username or password")
 			return *d.fail("invalid_grant", "bad credentials")
 		}

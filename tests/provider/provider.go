@@ -110,6 +110,8 @@ type settings struct {
 	minThinking    time.Duration
 	maxThinking    time.Duration
 	attentive      bool
+	anyUser        bool
+	tokenSize      int
 }
 
 // New makes a provider of the given kind with credentials of its own.

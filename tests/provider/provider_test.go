@@ -214,3 +214,29 @@ func TestAPIRefusesAnythingButOneLiveToken(t *testing.T) {
 		})
 	}
 }
+
+// TestAnyUser: the password grant takes every username where that is set, with tokens of the size that is set.
+func TestAnyUser(t *testing.T) {
+	p := provider.New(provider.Generic)
+	login := func() (int, map[string]any) {
+		t.Helper()
+		return call{method: "POST", url: "/token", header: headers("Content-Type", "application/x-www-form-urlencoded"), form: url.Values{
+			"grant_type": {"password"}, "username": {"somebody"}, "password": {p.Password},
+			"client_id": {p.ClientID}, "client_secret": {p.ClientSecret},
+		}}.send(t, p)
+	}
+	if status, _ := login(); status != http.StatusBadRequest {
+		t.Errorf("a stranger: status %d, want 400", status)
+	}
+	p.SetAnyUser(true)
+	p.SetTokenSize(1000)
+	status, fields := login()
+	token, _ := fields["access_token"].(string)
+	if status != http.StatusOK || len(token) != 1000 {
+		t.Fatalf("status %d, a token of %d bytes; want 200 and 1000", status, len(token))
+	}
+	_, echo := call{method: "GET", url: "/things", header: headers("Authorization", "Bearer "+token)}.send(t, p)
+	if echo["holder"] != "somebody" {
+		t.Errorf("the token is %v's", echo["holder"])
+	}
+}

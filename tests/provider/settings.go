@@ -110,6 +110,16 @@ func (p *Provider) SetUser(user string) {
 	p.set(func(s *settings) { s.user = user })
 }
 
+// SetAnyUser makes a Generic provider's password grant take every username, each with the one password.
+func (p *Provider) SetAnyUser(on bool) {
+	p.set(func(s *settings) { s.anyUser = on })
+}
+
+// SetTokenSize makes access tokens that are issued from now on at least so many bytes long. Zero: as they come.
+func (p *Provider) SetTokenSize(bytes int) {
+	p.set(func(s *settings) { s.tokenSize = bytes })
+}
+
 // SetLoginHeaders names the headers in which Mbanq wants the end user's IP address and device; it does not publish
 // their names.
 func (p *Provider) SetLoginHeaders(ip, device string) {

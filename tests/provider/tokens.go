@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"strings"
 	"time"
 )
 
@@ -129,6 +130,7 @@ func (p *Provider) issueFor(lifetime time.Duration, holder string, client bool, 
 		t.expires = time.Now().Add(lifetime)
 	}
 	t.value = p.newSecret(prefix, "token")
+	t.value += strings.Repeat("x", max(0, p.settings.tokenSize-len(t.value)))
 	if p.kind == Mbanq {
 		t.value = p.asJWT(t)
 	}
