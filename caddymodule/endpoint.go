@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -435,34 +436,43 @@ func (e *Endpoint) buildResponse(_ *GrantContext, ep *tokenendpoint.Endpoint) er
 }
 
 // buildTransport makes the endpoint's own transport, if it has settings for one. It
-// keeps no connections open; tokenendpoint.NewTransport says why.
+// keeps no connections open; tokenendpoint.NewTransport says why. Endpoints that share
+// the settings share the transport.
 func (e *Endpoint) buildTransport(gc *GrantContext, ep *tokenendpoint.Endpoint) error {
-	if e.Transport == nil {
+	settings := e.Transport
+	if settings == nil {
 		return nil
 	}
-	// A copy, because two endpoints may share it, and loading its modules empties them.
-	ht := *e.Transport
-	if ht.TLS != nil {
-		tls := *ht.TLS
-		ht.TLS = &tls
-		if hasPlaceholder(tls.ServerName) { // Caddy would resolve it from a request, and there is none
-			return e.Origin.errorf("transport", "tls_server_name %s: expected a name without placeholders", tls.ServerName)
-		}
+	if shared, ok := gc.transports[settings]; ok {
+		ep.Transport = shared
+		return nil
 	}
-	if slices.Contains(ht.Versions, "3") {
+	if settings.TLS != nil && hasPlaceholder(settings.TLS.ServerName) { // Caddy would resolve it from a request, and there is none
+		return e.Origin.errorf("transport", "tls_server_name %s: expected a name without placeholders", settings.TLS.ServerName)
+	}
+	if slices.Contains(settings.Versions, "3") {
 		return e.Origin.errorf("transport", "versions 3: expected 1.1, 2 or h2c")
 	}
-	rt, err := ht.NewTransport(gc.Context)
+	live, err := newLiveTLS(gc.Context, settings.TLS, func(ctx caddy.Context) (*http.Transport, error) {
+		rt, err := copyTransport(settings).NewTransport(ctx)
+		if err != nil {
+			return nil, err
+		}
+		rt.DisableKeepAlives = true
+		rt.DialContext = plainDialErrors(rt.DialContext)
+		return rt, nil
+	})
 	if err != nil {
 		return e.Origin.errorf("transport", "%w", err)
 	}
-	if ht.TLS != nil {
-		withLiveCertificate(rt.TLSClientConfig, ht.TLS.ClientCertificateFile, ht.TLS.ClientCertificateKeyFile)
-		gc.resolver.watch(ht.TLS.ClientCertificateFile, ht.TLS.ClientCertificateKeyFile)
+	gc.resolver.watches = append(gc.resolver.watches, func(ctx context.Context, log *slog.Logger, replaced func()) {
+		live.run(ctx, log, func(*http.Transport) { replaced() })
+	})
+	ep.Transport = liveRoundTripper[*http.Transport]{live}
+	if gc.transports == nil {
+		gc.transports = make(map[*reverseproxy.HTTPTransport]http.RoundTripper)
 	}
-	rt.DisableKeepAlives = true
-	rt.DialContext = plainDialErrors(rt.DialContext)
-	ep.Transport = rt
+	gc.transports[settings] = ep.Transport
 	return nil
 }
 

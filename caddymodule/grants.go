@@ -1,9 +1,11 @@
 package caddymodule
 
 import (
+	"net/http"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"golang.org/x/oauth2"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
@@ -241,6 +243,8 @@ type GrantContext struct {
 	resolver *resolver
 	keyNames []string
 	source   func(name string) (*tokensource.Source, error)
+	// transports are those of the endpoints that were built, by their settings.
+	transports map[*reverseproxy.HTTPTransport]http.RoundTripper
 }
 
 // template resolves the placeholders in an option's text, but for those that it

@@ -3,7 +3,6 @@ package caddymodule
 import (
 	"context"
 	"crypto/sha256"
-	"crypto/tls"
 	"maps"
 	"os"
 	"slices"
@@ -12,9 +11,9 @@ import (
 )
 
 // Some files are replaced while Caddy runs: rotated secrets, tokens that Kubernetes
-// projects, client certificates. They are read for each call, so that no reload is
-// needed. If a file cannot be read, because it is just being replaced, its last
-// content counts.
+// projects. They are read for each call, so that no reload is needed. If a file cannot
+// be read, because it is just being replaced, its last content counts. TLS files are
+// watched; see liveTLS.
 
 // liveFiles holds the last good content of all files that were read, by name.
 var liveFiles struct {
@@ -41,31 +40,6 @@ func readLiveFile(name string) (string, error) {
 	return text, nil
 }
 
-// liveCertificate returns a client certificate whose files are read at each
-// handshake. first is what they held when the config was loaded.
-func liveCertificate(certFile, keyFile string, first tls.Certificate) func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-	var mu sync.Mutex
-	last := &first
-	return func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-		mu.Lock()
-		defer mu.Unlock()
-		if next, err := tls.LoadX509KeyPair(certFile, keyFile); err == nil { // else one of the two is not replaced yet
-			last = &next
-		}
-		return last, nil
-	}
-}
-
-// withLiveCertificate makes a TLS configuration of Caddy's read its client
-// certificate from the files at each handshake.
-func withLiveCertificate(cfg *tls.Config, certFile, keyFile string) {
-	if cfg == nil || certFile == "" || keyFile == "" || len(cfg.Certificates) != 1 {
-		return
-	}
-	cfg.GetClientCertificate = liveCertificate(certFile, keyFile, cfg.Certificates[0])
-	cfg.Certificates = nil
-}
-
 // watchEvery is how often files are checked. Polling also notices changes that a
 // watch on a file or folder may miss: Kubernetes replaces a symbolic link to a
 // folder, and network file systems report nothing.
@@ -83,8 +57,12 @@ func newFileWatch(names []string) fileWatch {
 	return w
 }
 
-// run calls changed when the content of a file has changed, until ctx ends.
-func (w fileWatch) run(ctx context.Context, changed func(names []string)) {
+// run calls changed when the content of a file has changed, until ctx ends. After an
+// error it calls it again at the next check.
+func (w fileWatch) run(ctx context.Context, changed func(names []string) error) {
+	if len(w) == 0 {
+		return
+	}
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for {
@@ -93,17 +71,16 @@ func (w fileWatch) run(ctx context.Context, changed func(names []string)) {
 			return
 		case <-tick.C:
 		}
-		var other []string
+		other := make(fileWatch)
 		for name, was := range w {
 			now := lookAt(name, was)
 			w[name] = now
 			if now.sum != was.sum {
-				other = append(other, name)
+				other[name] = was
 			}
 		}
-		if len(other) > 0 {
-			slices.Sort(other)
-			changed(other)
+		if len(other) > 0 && changed(slices.Sorted(maps.Keys(other))) != nil {
+			maps.Copy(w, other)
 		}
 	}
 }

@@ -2,13 +2,6 @@ package caddymodule
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
-	"math/big"
 	"os"
 	"path/filepath"
 	"slices"
@@ -81,7 +74,10 @@ func TestWatchFiles(t *testing.T) {
 	watch := newFileWatch(files)
 	go func() {
 		defer close(done)
-		watch.run(ctx, func(names []string) { changes <- names })
+		watch.run(ctx, func(names []string) error {
+			changes <- names
+			return nil
+		})
 	}()
 	defer func() { cancel(); <-done }()
 	want := func(name string) {
@@ -109,54 +105,4 @@ func TestWatchFiles(t *testing.T) {
 	}
 	writeFile(t, path("not yet"), "d")
 	want("not yet")
-}
-
-// TestLiveCertificate: the client certificate is that of the files, and the last
-// one while they do not fit each other.
-func TestLiveCertificate(t *testing.T) {
-	dir := t.TempDir()
-	certFile, keyFile := filepath.Join(dir, "cert"), filepath.Join(dir, "key")
-	write := func(serial int64) (cert, key string) {
-		t.Helper()
-		private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		template := &x509.Certificate{SerialNumber: big.NewInt(serial), NotAfter: time.Now().Add(time.Hour)}
-		der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
-		if err != nil {
-			t.Fatal(err)
-		}
-		k, err := x509.MarshalPKCS8PrivateKey(private)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: k}))
-	}
-	cert, key := write(1)
-	writeFile(t, certFile, cert)
-	writeFile(t, keyFile, key)
-	first, err := tls.LoadX509KeyPair(certFile, keyFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg := &tls.Config{Certificates: []tls.Certificate{first}}
-	withLiveCertificate(cfg, certFile, keyFile)
-	serial := func(want int64) {
-		t.Helper()
-		got, err := cfg.GetClientCertificate(nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		leaf, err := x509.ParseCertificate(got.Certificate[0])
-		if err != nil || leaf.SerialNumber.Int64() != want {
-			t.Errorf("certificate %v, %v, want %d", leaf.SerialNumber, err, want)
-		}
-	}
-	serial(1)
-	cert, key = write(2)
-	writeFile(t, certFile, cert) // the key is still the first one's
-	serial(1)
-	writeFile(t, keyFile, key)
-	serial(2)
 }

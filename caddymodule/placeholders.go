@@ -1,11 +1,13 @@
 package caddymodule
 
 import (
+	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash"
 	"io/fs"
+	"log/slog"
 	"maps"
 	"net/http"
 	"os"
@@ -30,6 +32,9 @@ type resolver struct {
 	keyNames []string
 	sum      hash.Hash
 	files    fileList // the files that are read for each call
+	// watches keep what was made of TLS files up to date. They run as long as the
+	// source does; see liveTLS.
+	watches []func(ctx context.Context, log *slog.Logger, replaced func())
 }
 
 // requestPlaceholderHelp names the one option that may read the request.
@@ -76,20 +81,14 @@ func (r *resolver) live(name string) error {
 	if _, err := readLiveFile(path); err != nil {
 		return err
 	}
-	r.watch(path)
+	if r.files == nil {
+		r.files = make(fileList)
+	}
+	r.files.add(path)
 	if r.sum != nil {
 		fmt.Fprintf(r.sum, "%d:%s", len(name), name)
 	}
 	return nil
-}
-
-// watch adds files to the watched ones. When one changes, refused calls are tried
-// again.
-func (r *resolver) watch(names ...string) {
-	if r.files == nil {
-		r.files = make(fileList)
-	}
-	r.files.add(names...)
 }
 
 // times are Caddy's placeholders for the time, in Caddy's formats. They are the only

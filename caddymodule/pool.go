@@ -28,7 +28,7 @@ type pooledSource struct {
 	env    *environmentStack
 	logins *pendingLogins // nil: the grant has no page to send a person to
 	live   *breakerSets
-	// unwatch stops watching the source's files; nil: it has none.
+	// unwatch stops watching the source's files; nil: they are not watched.
 	unwatch context.CancelFunc
 
 	users   atomic.Int64 // requests under way
@@ -63,13 +63,17 @@ func takeSource(cfg tokensource.Config, gc *GrantContext, g Grant) (*pooledSourc
 		if auth != nil {
 			ps.logins = newPendingLogins(auth)
 		}
+		var ctx context.Context
+		ctx, ps.unwatch = context.WithCancel(context.Background())
 		if files := gc.resolver.files.names(); len(files) > 0 {
-			ctx, stop := context.WithCancel(context.Background())
-			ps.unwatch = stop
-			go newFileWatch(files).run(ctx, func(names []string) {
-				cfg.Logger.Info("files were replaced: what was refused is tried again with what they hold now", "source", cfg.Name, "files", names)
+			go newFileWatch(files).run(ctx, func(names []string) error {
+				log.Info("files were replaced: what was refused is tried again with what they hold now", "files", names)
 				src.Reconsider(true)
+				return nil
 			})
+		}
+		for _, run := range gc.resolver.watches {
+			go run(ctx, log, func() { src.Reconsider(true) })
 		}
 		return ps, nil
 	})

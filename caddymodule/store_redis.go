@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"net"
@@ -74,7 +75,7 @@ type RedisStore struct {
 	// Where the Caddyfile says it.
 	Origin *Origin `json:"origin,omitempty"`
 
-	tls *tls.Config
+	tls *liveTLS[*tls.Config] // nil: no TLS
 }
 
 // CaddyModule returns the Caddy module information.
@@ -91,13 +92,21 @@ func (rs *RedisStore) Provision(ctx caddy.Context) (err error) {
 	if rs.TLS == nil {
 		return nil
 	}
-	if rs.tls, err = rs.TLS.MakeTLSClientConfig(ctx); err != nil {
+	settings := copyTLS(rs.TLS)
+	rs.tls, err = newLiveTLS(ctx, rs.TLS, func(ctx caddy.Context) (*tls.Config, error) {
+		cfg, err := copyTLS(settings).MakeTLSClientConfig(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if cfg == nil { // Caddy returns nil if there are no settings
+			cfg = new(tls.Config)
+		}
+		cfg.MinVersion = tls.VersionTLS12
+		return cfg, nil
+	})
+	if err != nil {
 		return rs.Origin.errorf("tls", "%w", err)
 	}
-	if rs.tls == nil { // Caddy returns nil if there are no settings
-		rs.tls = new(tls.Config)
-	}
-	rs.tls.MinVersion = tls.VersionTLS12
 	return nil
 }
 
@@ -119,9 +128,9 @@ func (rs *RedisStore) Validate() error {
 }
 
 // TokenStore implements [Store].
-func (rs *RedisStore) TokenStore(caddy.Context) (tokenstore.Store, error) {
+func (rs *RedisStore) TokenStore(ctx caddy.Context) (tokenstore.Store, error) {
 	r := &resolver{repl: caddy.NewReplacer()}
-	cfg := redisstore.Config{DB: rs.DB, TLS: rs.tls, Replicas: rs.Replicas, Timeout: time.Duration(rs.Timeout)}
+	cfg := redisstore.Config{DB: rs.DB, Replicas: rs.Replicas, Timeout: time.Duration(rs.Timeout)}
 	for _, text := range rs.Addresses {
 		address, err := r.plain(text)
 		if err != nil {
@@ -146,11 +155,39 @@ func (rs *RedisStore) TokenStore(caddy.Context) (tokenstore.Store, error) {
 		}
 	}
 	cfg.Password = tokenendpoint.NewSecret(password)
+	if rs.tls != nil {
+		cfg.Dial = rs.dialTLS
+	}
 	store, err := redisstore.New(cfg)
 	if err != nil {
 		return nil, rs.Origin.errorf("", "store redis: %w", err)
 	}
-	return store, nil
+	if rs.tls == nil {
+		return store, nil
+	}
+	watching, unwatch := context.WithCancel(context.Background())
+	go rs.tls.run(watching, ctx.Slogger(), func(*tls.Config) {})
+	return &watchedStore{store, unwatch}, nil
+}
+
+// dialTLS connects with what the TLS files hold now.
+func (rs *RedisStore) dialTLS(ctx context.Context, network, addr string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(time.Duration(rs.Timeout), redisstore.DefaultTimeout))
+	defer cancel()
+	d := &tls.Dialer{Config: rs.tls.get()}
+	return d.DialContext(ctx, network, addr)
+}
+
+// watchedStore is a store whose TLS files are watched until it is closed.
+type watchedStore struct {
+	*redisstore.Store
+	unwatch context.CancelFunc
+}
+
+// Close implements io.Closer.
+func (s *watchedStore) Close() error {
+	s.unwatch()
+	return s.Store.Close()
 }
 
 // UnmarshalCaddyfile sets up the store from Caddyfile tokens. Syntax:

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"slices"
@@ -136,7 +137,7 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 		return err
 	}
 	for _, step := range []func(caddy.Context) error{
-		t.provisionEngine, t.provisionChecks, t.checkUpstreams, t.provisionBreakers,
+		t.provisionEngine, t.provisionChecks, t.checkUpstreams, t.provisionBreakers, t.provisionHTTP,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -147,7 +148,12 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	if err := t.engine.Init(); err != nil {
 		return t.Origin.errorf("", "transport bearer %s: %w", t.Source, err)
 	}
+	return nil
+}
 
+// provisionHTTP sets up the embedded HTTPTransport. If its TLS settings name files,
+// the engine sends through the newest one that was made of them.
+func (t *Transport) provisionHTTP(ctx caddy.Context) error {
 	if t.KeepAlive == nil {
 		t.KeepAlive = new(reverseproxy.KeepAlive)
 	}
@@ -162,12 +168,24 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 		// would not pass through unchanged.
 		t.Compression = new(bool)
 	}
-	if err := t.HTTPTransport.Provision(ctx); err != nil {
+	if len(tlsFiles(t.TLS)) == 0 {
+		return t.HTTPTransport.Provision(ctx)
+	}
+	settings := copyTransport(&t.HTTPTransport)
+	live, err := newLiveTLS(ctx, t.TLS, func(ctx caddy.Context) (*reverseproxy.HTTPTransport, error) {
+		h := copyTransport(settings)
+		return h, h.Provision(ctx)
+	})
+	if err != nil {
 		return err
 	}
-	if t.TLS != nil && t.HTTPTransport.Transport != nil {
-		withLiveCertificate(t.HTTPTransport.Transport.TLSClientConfig, t.TLS.ClientCertificateFile, t.TLS.ClientCertificateKeyFile)
-	}
+	t.HTTPTransport = *live.get()
+	t.engine.Base = liveRoundTripper[*reverseproxy.HTTPTransport]{live}
+	go live.run(ctx, ctx.Slogger(), func(old *reverseproxy.HTTPTransport) {
+		old.Transport.CloseIdleConnections() // Cleanup would end HTTP/3 requests that are under way
+		newest := live.get()
+		context.AfterFunc(ctx, func() { _ = newest.Cleanup() })
+	})
 	return nil
 }
 

@@ -57,19 +57,44 @@ func newAuthority(t *testing.T) *authority {
 	return a
 }
 
-// serve puts a handler behind a certificate for an address and a time.
-func (a *authority) serve(t *testing.T, handler http.Handler, ip string, until time.Time) string {
+// sign gives a certificate for an address and a time, good for a server and for a client.
+func (a *authority) sign(t *testing.T, ip string, until time.Time) tls.Certificate {
 	t.Helper()
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(2), NotBefore: time.Now().Add(-24 * time.Hour), NotAfter: until,
-		IPAddresses: []net.IP{net.ParseIP(ip)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		IPAddresses: []net.IP{net.ParseIP(ip)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, a.certificate, &a.key.PublicKey, a.key)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: a.key}
+}
+
+// write puts the authority's certificate and a client's with its key into a folder: ca.pem, tls.crt and tls.key.
+func (a *authority) write(t *testing.T, dir string) {
+	t.Helper()
+	key, err := x509.MarshalPKCS8PrivateKey(a.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := a.sign(t, "127.0.0.1", time.Now().Add(time.Hour))
+	for name, block := range map[string]*pem.Block{
+		"ca.pem":  {Type: "CERTIFICATE", Bytes: a.certificate.Raw},
+		"tls.crt": {Type: "CERTIFICATE", Bytes: client.Certificate[0]},
+		"tls.key": {Type: "PRIVATE KEY", Bytes: key},
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// serve puts a handler behind a certificate for an address and a time.
+func (a *authority) serve(t *testing.T, handler http.Handler, ip string, until time.Time) string {
+	t.Helper()
 	server := httptest.NewUnstartedServer(handler)
-	server.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: a.key}}}
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{a.sign(t, ip, until)}}
 	server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	server.StartTLS()
 	t.Cleanup(server.Close)

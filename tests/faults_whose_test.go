@@ -1,14 +1,18 @@
 package tests
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -127,47 +131,114 @@ func TestFault56OneKeyIsRefused(t *testing.T) {
 	eventually(t, "the provider has changed its mind", func() bool { return s.as(t, "mallory").status == http.StatusOK })
 }
 
-// TestFault58SecretFileReplaced: a secret in a file is replaced, as Kubernetes does it, by a link to another folder. It is
-// used without a reload, also while the old one is refused; a token that serves is not asked for again.
-func TestFault58SecretFileReplaced(t *testing.T) {
-	dir := t.TempDir()
-	p := provider.New(provider.Generic)
-	put := func(version, secret string) {
-		t.Helper()
-		folder := filepath.Join(dir, version)
-		if err := os.Mkdir(folder, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(folder, "secret"), []byte(secret+"\n"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		link := filepath.Join(dir, "..tmp")
-		if err := os.Symlink(version, link); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Rename(link, filepath.Join(dir, "..data")); err != nil {
-			t.Fatal(err)
-		}
+// projected is a folder of files that are replaced together, as Kubernetes does it: by a link to another folder.
+type projected struct {
+	dir      string
+	versions int
+}
+
+// put replaces the files by those that write makes in a folder.
+func (p *projected) put(t *testing.T, write func(dir string)) {
+	t.Helper()
+	p.versions++
+	version := fmt.Sprint("..", p.versions)
+	folder := filepath.Join(p.dir, version)
+	if err := os.Mkdir(folder, 0o700); err != nil {
+		t.Fatal(err)
 	}
-	put("..1", "of another client")
-	if err := os.Symlink(filepath.Join("..data", "secret"), filepath.Join(dir, "secret")); err != nil {
+	write(folder)
+	link := filepath.Join(p.dir, "..tmp")
+	if err := os.Symlink(version, link); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(link, filepath.Join(p.dir, "..data")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// file is a file's lasting name.
+func (p *projected) file(name string) string { return filepath.Join(p.dir, "..data", name) }
+
+// TestFault58SecretFileReplaced: a secret in a file is replaced. It is used without a reload, also while the old one is
+// refused; a token that serves is not asked for again.
+func TestFault58SecretFileReplaced(t *testing.T) {
+	p := provider.New(provider.Generic)
+	files := &projected{dir: t.TempDir()}
+	put := func(secret string) {
+		t.Helper()
+		files.put(t, func(dir string) {
+			if err := os.WriteFile(filepath.Join(dir, "secret"), []byte(secret+"\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	put("of another client")
+	link := filepath.Join(files.dir, "secret")
+	if err := os.Symlink(filepath.Join("..data", "secret"), link); err != nil {
 		t.Fatal(err)
 	}
 	s := newSidecarOf(t, p, setup{})
-	s.config = []byte(strings.ReplaceAll(string(s.config), "{env.TEST_CLIENT_SECRET}", "{file."+filepath.Join(dir, "secret")+"}"))
+	s.config = []byte(strings.ReplaceAll(string(s.config), "{env.TEST_CLIENT_SECRET}", "{file."+link+"}"))
 	s.start(t)
 	s.get(t).wantProblem(t, http.StatusBadGateway, "client-refused")
 	p.TakeViolations()
-	put("..2", p.ClientSecret)
+	put(p.ClientSecret)
 	eventually(t, "the new secret is used", func() bool { return s.get(t).status == http.StatusOK })
 	s.wantLogged(t, "files were replaced")
 	p.Forget()
-	put("..3", "of another client again")
+	put("of another client again")
 	eventually(t, "the next one is noticed", func() bool { return countLines(s.logged(t), "files were replaced") == 2 })
 	s.get(t).wantOK(t)
 	if n := p.TokenCount(); n != 0 {
 		t.Errorf("%d token calls while the token is valid", n)
 	}
+}
+
+// TestFault58TLSFilesReplaced: the provider changes the authority that signs its certificate and its clients'. What it
+// takes now is put into the files, and is used without a reload, for the API and for the token endpoint.
+func TestFault58TLSFilesReplaced(t *testing.T) {
+	p := provider.New(provider.Generic)
+	var wants atomic.Pointer[tls.Config]
+	server := httptest.NewUnstartedServer(p)
+	server.EnableHTTP2 = true
+	server.TLS = &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return wants.Load(), nil }}
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	rule := func(a *authority) {
+		t.Helper()
+		clients := x509.NewCertPool()
+		clients.AddCert(a.certificate)
+		wants.Store(&tls.Config{
+			Certificates: []tls.Certificate{a.sign(t, "127.0.0.1", time.Now().Add(time.Hour))}, NextProtos: []string{"h2", "http/1.1"},
+			ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: clients,
+		})
+	}
+	files := &projected{dir: t.TempDir()}
+	before, after := newAuthority(t), newAuthority(t)
+	rule(before)
+	files.put(t, func(dir string) { before.write(t, dir) })
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	options := fmt.Sprintf("tls_trust_pool file %s\ntls_client_auth %s %s", files.file("ca.pem"), files.file("tls.crt"), files.file("tls.key"))
+	s := newSidecarOf(t, p, setup{
+		tokenURL: server.URL + "/token", grant: "transport {\n" + options + "\n}", source: answersAtOnce,
+		upstream: server.URL, transport: options,
+	})
+	s.start(t)
+	s.get(t).wantOK(t)
+
+	rule(after)
+	server.CloseClientConnections()
+	eventually(t, "an unknown authority is refused", func() bool {
+		return s.get(t).status == http.StatusBadGateway && strings.Contains(s.logged(t), "certificate signed by unknown authority")
+	})
+	files.put(t, func(dir string) { after.write(t, dir) })
+	eventually(t, "the API's new authority is known, and knows us", func() bool { return s.get(t).status == http.StatusOK })
+	p.RevokeEverything()
+	eventually(t, "so with the token endpoint", func() bool { return s.get(t).status == http.StatusOK })
+	if calls := p.TokenCalls(); len(calls) < 2 {
+		t.Errorf("%d token calls", len(calls))
+	}
+	s.wantLogged(t, "TLS files were replaced")
 }
 
 // TestFirstTokenAtTheStart: without any traffic a source obtains its token, and readiness says whether it could.

@@ -61,6 +61,9 @@ type Config struct {
 	DB int
 	// TLS, if not nil, encrypts the connections.
 	TLS *tls.Config
+	// Dial makes the connections, in place of TCP and TLS: it has to encrypt them,
+	// too, if they are to be. For settings that change while the program runs.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Prefix begins the keys. Default: "token_sources/".
 	Prefix string
 	// Replicas is how many replicas must have a record before it counts as
@@ -102,7 +105,7 @@ func New(cfg Config) (*Store, error) {
 	}
 	return &Store{cfg: cfg, client: redis.NewUniversalClient(&redis.UniversalOptions{
 		Addrs: cfg.Addresses, MasterName: cfg.Master,
-		Username: cfg.Username, Password: cfg.Password.Reveal(), DB: cfg.DB, TLSConfig: cfg.TLS,
+		Username: cfg.Username, Password: cfg.Password.Reveal(), DB: cfg.DB, TLSConfig: cfg.TLS, Dialer: cfg.Dial,
 		DialTimeout: cfg.Timeout, ReadTimeout: cfg.Timeout, WriteTimeout: cfg.Timeout,
 		ContextTimeoutEnabled: true,
 		// do repeats what may be repeated: it must know which attempts may have
