@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caddy-bearer/caddy-bearer/internal/plainerror"
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
 )
 
@@ -70,21 +71,22 @@ func (a *attempt) send(token *tokensource.Token) (*http.Response, bool, error) {
 		}
 	}
 	a.t.failure.prepare(out)
-	res, err := a.t.base.RoundTrip(out)
+	res, err := a.t.base.RoundTrip(a.t.injector.cleanInformational(out, token))
 	if err != nil {
-		return nil, false, err
+		return nil, false, plainerror.Of(err)
 	}
+	a.t.injector.cleanResponse(res, token)
 	refused, err := a.t.failure.matches(res)
 	if err != nil {
 		_ = res.Body.Close()
-		return nil, false, err
+		return nil, false, plainerror.Of(err)
 	}
 	return res, refused, nil
 }
 
 // failed counts the failure of the first sending, and returns the caller's
-// error. An error of the connection is returned as it is: Caddy's load balancing
-// looks at its type to decide about another upstream.
+// error. An error of the connection keeps its types: Caddy's load balancing looks at
+// them to decide about another upstream.
 func (a *attempt) failed(err error) error {
 	var bad injectError
 	if errors.As(err, &bad) {

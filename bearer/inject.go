@@ -7,7 +7,9 @@ import (
 	"net/http"
 	"net/textproto"
 	"net/url"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/net/http/httpguts"
@@ -101,8 +103,11 @@ type injector struct {
 	items    []injected
 	keyNames []string
 	usesKey  bool // a value of the key goes into the request
-	// remove are the names of headers that must not come from the app.
-	remove []string
+	// queries are the names of injected query parameters.
+	queries []string
+	// remove are the names of headers that must not come from the app. twins are
+	// those that may, but not in another spelling nor as a trailer.
+	remove, twins []string
 	// members are the members of the token's response that values refer to.
 	members []string
 }
@@ -137,6 +142,12 @@ func newInjector(list []Injection, keyNames, remove []string) (injector, error) 
 		if item.Header != "" {
 			item.Header = textproto.CanonicalMIMEHeaderKey(item.Header)
 			ij.remove = append(ij.remove, item.Header)
+		}
+		switch {
+		case item.Query != "":
+			ij.queries = append(ij.queries, item.Query)
+		case item.Cookie != "":
+			ij.twins = []string{"Cookie"}
 		}
 		if item.Header == headerAuthorization && in.Value == "Bearer {token}" {
 			ij.plain = true
@@ -193,7 +204,8 @@ func (ij *injector) removeSpellings(h http.Header) {
 // CGI, _ and - are the same.
 func (ij *injector) removes(name string) bool {
 	plain := strings.Trim(strings.ReplaceAll(name, "_", "-"), "-")
-	return slices.ContainsFunc(ij.remove, func(r string) bool { return strings.EqualFold(r, plain) })
+	same := func(r string) bool { return strings.EqualFold(r, plain) }
+	return slices.ContainsFunc(ij.remove, same) || slices.ContainsFunc(ij.twins, same)
 }
 
 // captureTrailer gives the body a trailer map of its own, without the removed
@@ -280,28 +292,86 @@ func cookieValue(value string) bool {
 // others: an API may depend on their order and spelling.
 func setQuery(out *http.Request, name, value string) {
 	u := *out.URL
-	var kept []string
-	for _, pair := range strings.Split(u.RawQuery, "&") {
-		raw, _, _ := strings.Cut(pair, "=")
-		if decoded, err := url.QueryUnescape(raw); pair != "" && (err != nil || decoded != name) {
-			kept = append(kept, pair)
-		}
+	// A server would take what follows a # for a fragment, and ours with it.
+	u.RawQuery = strings.ReplaceAll(removeParam(u.RawQuery, name), "#", "%23")
+	if u.RawQuery != "" {
+		u.RawQuery += "&"
 	}
-	u.RawQuery = strings.Join(append(kept, url.QueryEscape(name)+"="+url.QueryEscape(value)), "&")
+	u.RawQuery += url.QueryEscape(name) + "=" + url.QueryEscape(value)
 	out.URL = &u
 }
 
-// setCookie appends a cookie to the app's own and removes the app's cookies of that
-// name. The others keep their order and spelling.
+// removeParam removes the parameters from a query that a server may take for one of
+// that name. The others keep their order and spelling.
+func removeParam(query, name string) string {
+	return removePairs(query, "&;#", name, func(raw string) string { return looseName(looseUnescape(raw)) })
+}
+
+// setCookie appends a cookie to the app's own and removes the app's cookies that a
+// server may take for one of that name. The others keep their order and spelling.
 func setCookie(out *http.Request, name, value string) {
 	var kept []string
 	for _, line := range out.Header["Cookie"] {
-		for _, pair := range strings.Split(line, ";") {
-			pair = strings.TrimSpace(pair)
-			if n, _, _ := strings.Cut(pair, "="); pair != "" && strings.TrimSpace(n) != name {
-				kept = append(kept, pair)
-			}
+		line = removePairs(line, ";,", name, func(raw string) string {
+			return looseName(looseUnescape(strings.Trim(strings.TrimSpace(raw), `"`)))
+		})
+		if line = strings.Trim(line, " ;,"); line != "" {
+			kept = append(kept, line)
 		}
 	}
 	out.Header["Cookie"] = []string{strings.Join(append(kept, name+"="+value), "; ")}
 }
+
+// removePairs removes the pairs name=value from a list whose names read like the
+// given one, and the separators before them. read makes a name of how it is spelled.
+func removePairs(list, separators, name string, read func(raw string) string) string {
+	name = looseName(name)
+	var b strings.Builder
+	for len(list) > 0 {
+		separator := ""
+		if strings.ContainsRune(separators, rune(list[0])) {
+			separator, list = list[:1], list[1:]
+		}
+		end := strings.IndexAny(list, separators)
+		if end < 0 {
+			end = len(list)
+		}
+		pair := list[:end]
+		list = list[end:]
+		if raw, _, _ := strings.Cut(pair, "="); read(raw) == name {
+			continue
+		}
+		if b.Len() > 0 {
+			b.WriteString(separator)
+		}
+		b.WriteString(pair)
+	}
+	return b.String()
+}
+
+// looseName returns a name as servers read it that are lenient: ASP.NET ignores case;
+// PHP ignores leading spaces, reads . and space as _, and takes name[] and name[0] for
+// elements of name.
+func looseName(name string) string {
+	name, _, _ = strings.Cut(name, "\x00")
+	name, _, _ = strings.Cut(strings.TrimSpace(name), "[")
+	return strings.ToLower(strings.NewReplacer(".", "_", " ", "_").Replace(name))
+}
+
+// looseUnescape decodes the escapes that are well-formed, with IIS's %uXXXX among
+// them, and leaves others as they are.
+func looseUnescape(text string) string {
+	if !strings.ContainsAny(text, "%+") {
+		return text
+	}
+	return escapes.ReplaceAllStringFunc(strings.ReplaceAll(text, "+", " "), func(escape string) string {
+		digits := strings.TrimPrefix(strings.TrimPrefix(strings.ToLower(escape), "%"), "u")
+		n, err := strconv.ParseUint(digits, 16, 32)
+		if err != nil || n > 0x7f { // no name that is injected has other characters
+			return escape
+		}
+		return string(rune(n))
+	})
+}
+
+var escapes = regexp.MustCompile(`%(?:[0-9A-Fa-f]{2}|[uU][0-9A-Fa-f]{4})`)

@@ -131,9 +131,7 @@ func TestInjectQuery(t *testing.T) {
 		"%61ccess_token=theirs":              ours,
 		"access%5Ftoken=theirs":              ours,
 		"access%5ftoken":                     ours,
-		"Access_token=stays":                 "Access_token=stays&" + ours,
-		"access_token%20=stays":              "access_token%20=stays&" + ours,
-		"%zz=1&&x":                           "%zz=1&x&" + ours,
+		"%zz=1&&x":                           "%zz=1&&x&" + ours,
 		"a=access_token":                     "a=access_token&" + ours,
 	} {
 		req := httptest.NewRequest(http.MethodGet, "http://localhost/", nil)
@@ -157,7 +155,7 @@ func TestInjectCookie(t *testing.T) {
 		"a=1; session=theirs; b=2":        "a=1; b=2; session=ours",
 		"a=1;session=x;session=y":         "a=1; session=ours",
 		"session =theirs":                 "session=ours",
-		"Session=stays; sessions=too":     "Session=stays; sessions=too; session=ours",
+		"sessions=stays; a=1,,2":          "sessions=stays; a=1,,2; session=ours",
 		"a=\"x y\"; session=\"theirs\"; ": "a=\"x y\"; session=ours",
 	} {
 		req := httptest.NewRequest(http.MethodGet, "/", nil)
@@ -170,6 +168,89 @@ func TestInjectCookie(t *testing.T) {
 		}
 		if got := out.Header["Cookie"]; !slices.Equal(got, []string{want}) {
 			t.Errorf("%q: got %q, want %q", given, got, want)
+		}
+	}
+}
+
+// TestAttack18Twins: no parameter or cookie reaches the API that a lenient server takes for ours.
+func TestAttack18Twins(t *testing.T) {
+	token := testToken(t, "ours")
+	query := mustInjector(t, []Injection{{Query: "access_token", Value: "{token}"}})
+	for given, want := range map[string]string{
+		"a=1;access_token=theirs":              "a=1",
+		"a=1;access_token=theirs;b=2&c":        "a=1;b=2&c",
+		"a=1#access_token=theirs":              "a=1",
+		"a=1#b":                                "a=1%23b",
+		"Access_Token=theirs":                  "",
+		"access_token[]=theirs&access_tokens":  "access_tokens",
+		"access_token[0]=theirs":               "",
+		"access_token%5B%5D=theirs":            "",
+		"access.token=theirs&access.tokens=1":  "access.tokens=1",
+		"access%20token=theirs":                "",
+		"access+token=theirs":                  "",
+		"%20access_token=theirs":               "",
+		"access_token%20=theirs":               "",
+		"access_token%00x=theirs":              "",
+		"%u0061ccess_token=theirs":             "",
+		"a=access_token=theirs&b=%2561":        "a=access_token=theirs&b=%2561",
+		"%zzaccess_token=1&%c3%a9=%u00e9&%u=1": "%zzaccess_token=1&%c3%a9=%u00e9&%u=1",
+	} {
+		req := httptest.NewRequest(http.MethodGet, "http://localhost/", nil)
+		req.URL.RawQuery = given
+		out, err := query.inject(req, token, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.TrimSuffix(out.URL.RawQuery, "access_token=ours"); strings.TrimSuffix(got, "&") != want || got == out.URL.RawQuery {
+			t.Errorf("%q: got %q, want %q", given, out.URL.RawQuery, want)
+		}
+	}
+	cookie := mustInjector(t, []Injection{{Cookie: "session", Value: "{token}"}})
+	for given, want := range map[string]string{
+		"SESSION=theirs; a=1":          "a=1; session=ours",
+		`"session"=theirs; a=1`:        "a=1; session=ours",
+		"a=1, session=theirs":          "a=1; session=ours",
+		"a=1,session=theirs,b=2; c=3":  "a=1,b=2; c=3; session=ours",
+		"a=1; ses%73ion=theirs":        "a=1; session=ours",
+		"session[x]=theirs; sessions=": "sessions=; session=ours",
+	} {
+		out, err := cookie.inject(received(t, "Cookie: "+given, "Cookie_: session=theirs", "_cookie: session=theirs"), token, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := credentials(out.Header, "Cookie"); !slices.Equal(got, []string{want}) {
+			t.Errorf("%q: got %q, want %q", given, got, want)
+		}
+	}
+	trailer := http.Header{"Cookie": {"session=theirs"}, "X-Checksum": {"1"}}
+	cookie.cleanTrailer(trailer)
+	if len(trailer) != 1 {
+		t.Errorf("sent the trailers %v", trailer)
+	}
+}
+
+// TestAttack11Redirects: injected parameters do not come back in the API's URLs, in any spelling; the rest of them stays as
+// it is.
+func TestAttack11Redirects(t *testing.T) {
+	ij := mustInjector(t, []Injection{{Query: "access_token", Value: "{token}"}})
+	token := testToken(t, "a+b/c=d")
+	for _, c := range []struct{ header, given, want string }{
+		{"Location", "https://api.example/x?b=2&access_token=a%2Bb%2Fc%3Dd&a=1#f", "https://api.example/x?b=2&a=1#f"},
+		{"Location", "/x?access_token=a+b/c=d", "/x"},
+		{"Location", "/x?%61ccess_token=another&y", "/x?y"},
+		{"Location", "/x?next=a%2Bb%2Fc%3Dd", "/x?next=REDACTED"},
+		{"Location", "/x?a=1;b=2", "/x?a=1;b=2"},
+		{"Content-Location", "/x?access_token=1", "/x"},
+		{"Link", `<https://api.example/?access_token=1&page=2>; rel="next", </?page=9&access_token=1>; rel=last`, `<https://api.example/?page=2>; rel="next", </?page=9>; rel=last`},
+		{"Link", "<unclosed?access_token=1", "<unclosed?access_token=1"},
+		{"Refresh", "5; URL=/x?access_token=1&b", "5; URL=/x?b"},
+		{"Refresh", "5", "5"},
+		{"X-Echo", "GET /?access_token=a%2Bb%2Fc%3Dd and a+b/c=d", "GET /?access_token=REDACTED and REDACTED"},
+	} {
+		res := &http.Response{StatusCode: 200, ProtoMajor: 1, Header: http.Header{c.header: {c.given}}, Body: http.NoBody}
+		ij.cleanResponse(res, token)
+		if got := res.Header.Get(c.header); got != c.want {
+			t.Errorf("%s: %q became %q; want %q", c.header, c.given, got, c.want)
 		}
 	}
 }

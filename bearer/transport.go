@@ -29,9 +29,12 @@ import (
 // refusing and accepts none of the key's tokens.
 //
 // No request is ever sent without a token: if there is none, RoundTrip returns an
-// [*Error]. Errors of Base are returned unchanged, with one exception. If the body
-// was read and a replay failed, the error hides its type, so that nobody sends the
-// request again without its body.
+// [*Error]. Errors of Base keep their types, but not their texts: net/http quotes what
+// the API has sent, which may be the token. There is one exception. If the body was
+// read and a replay failed, the error hides its type, so that nobody sends the request
+// again without its body.
+//
+// The token is also removed from the response's headers, if the API repeats it there.
 //
 // A Transport may be used by several goroutines. Its fields must not be changed
 // after the first request.

@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/http"
-	"net/url"
 	"reflect"
 	"slices"
 	"strings"
@@ -402,7 +402,7 @@ func TestReplacedDefaultTransport(t *testing.T) {
 
 // TestBaseFails: its error comes as it is, unless the body is used up.
 func TestBaseFails(t *testing.T) {
-	broken := &url.Error{Op: "dial", Err: errors.New("broken")}
+	broken := &net.OpError{Op: "dial", Err: errors.New("broken")}
 	for name, c := range map[string]struct {
 		failAt int
 		body   io.Reader

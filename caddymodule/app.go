@@ -54,6 +54,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx = ctx
 	a.log = ctx.Logger()
 	a.built = make(map[string]*pooledSource)
+	filterStdLog(ctx)
 	var err error
 	if a.tracing, err = newTracing(ctx); err != nil {
 		return err

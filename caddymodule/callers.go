@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-bearer/caddy-bearer/internal/plainhttp"
 )
@@ -77,17 +78,47 @@ func (c *callerCheck) checkPeer(req *http.Request) *problem {
 		return &problem{name: problemCallerRefused, status: http.StatusForbidden, detail: detail}
 	}
 	peer, err := netip.ParseAddrPort(req.RemoteAddr)
-	unixSocket := req.RemoteAddr == "@" || req.RemoteAddr == "" || strings.HasPrefix(req.RemoteAddr, "/")
 	addr := peer.Addr().Unmap().WithZone("")
 	switch {
-	case unixSocket:
+	case overUnixSocket(req):
 	case err != nil || !slices.ContainsFunc(c.ranges, func(p netip.Prefix) bool { return p.Contains(addr) }):
 		return refused("the caller's address is not among `callers`")
 	// DNS rebinding: see docs/decisions/0006-host-names.md.
 	case addr.IsLoopback() && !c.localName(hostOf(req)):
-		return refused("the request is addressed to a name that is not this host's: expected a loopback address, or the name in `hosts`")
+		return refused("the request is addressed to a name that is not this host's: expected localhost, 127.0.0.1, [::1], or the name in `hosts`")
 	}
 	return c.checkBrowser(req, refused)
+}
+
+// overUnixSocket reports whether a request came over a unix socket. The listener tells,
+// or the connection itself. The peer's address does not: a PROXY header can make it
+// anything.
+func overUnixSocket(req *http.Request) bool {
+	if server, ok := req.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
+		all := server.Listeners()
+		unix := 0
+		for _, l := range all {
+			if strings.HasPrefix(l.Addr().Network(), "unix") {
+				unix++
+			}
+		}
+		if len(all) > 0 && (unix == 0 || unix == len(all)) {
+			return unix > 0
+		}
+	}
+	conn, _ := req.Context().Value(caddyhttp.ConnCtxKey).(net.Conn)
+	for {
+		switch c := conn.(type) {
+		case *net.UnixConn:
+			return true
+		case interface{ NetConn() net.Conn }: // TLS
+			conn = c.NetConn()
+		case interface{ Raw() net.Conn }: // PROXY protocol
+			conn = c.Raw()
+		default:
+			return false
+		}
+	}
 }
 
 // checkBrowser refuses pages of other origins (Fetch Metadata, and Origin).
@@ -115,9 +146,10 @@ func hostOf(req *http.Request) string {
 	return req.Host
 }
 
-// localName reports whether the name surely belongs to this host. An attacker's DNS
-// can point any other name at this host, but it cannot do that for IP addresses and
-// loopback names.
+// localName reports whether the name surely is loopback's, or one of `hosts`. An
+// attacker's DNS can point any other name at this host. Other addresses of this host
+// are no better: browsers let a page call 0.0.0.0 and mapped addresses without a word
+// about its origin.
 func (c *callerCheck) localName(hostport string) bool {
 	if hostport == "" || strings.HasPrefix(hostport, "127.0.0.1:") {
 		return true
@@ -126,8 +158,8 @@ func (c *callerCheck) localName(hostport string) bool {
 	if h, _, err := net.SplitHostPort(hostport); err == nil {
 		host = h
 	}
-	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
-		return true
+	if addr, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
+		return (addr.IsLoopback() && !addr.Is4In6()) || slices.Contains(c.hosts, host)
 	}
 	return plainhttp.Loopback(host) || underLocalhost(host) || slices.ContainsFunc(c.hosts, func(h string) bool { return strings.EqualFold(h, host) })
 }

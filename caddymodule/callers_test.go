@@ -2,12 +2,15 @@ package caddymodule
 
 import (
 	"context"
+	"crypto/tls"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/pires/go-proxyproto"
 )
 
 func mustCallers(t *testing.T, callers, hosts []string) *callerCheck {
@@ -25,9 +28,16 @@ func call(peer, host string) *http.Request {
 	original := httptest.NewRequest(http.MethodGet, "http://localhost/", nil)
 	original.Host = host
 	ctx := context.WithValue(original.Context(), caddy.ReplacerCtxKey, caddyhttp.NewTestReplacer(original))
+	ctx = context.WithValue(ctx, http.LocalAddrContextKey, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 9000})
 	req := original.Clone(context.WithValue(ctx, caddyhttp.ServerCtxKey, new(caddyhttp.Server)))
 	req.RemoteAddr, req.Host = peer, "api.example"
 	return req
+}
+
+// overSocket is a call over a unix socket.
+func overSocket(host string) *http.Request {
+	req := call("@", host)
+	return req.WithContext(context.WithValue(req.Context(), caddyhttp.ConnCtxKey, net.Conn(new(net.UnixConn))))
 }
 
 func nameOf(p *problem) string {
@@ -49,9 +59,9 @@ func TestCallersPeer(t *testing.T) {
 		{"[::1]:1234", nil, true},
 		{"[::ffff:127.0.0.1]:1234", nil, true},
 		{"[::1%lo]:1234", nil, true},
-		{"@", nil, true},
-		{"", nil, true},
-		{"/run/app.sock", nil, true},
+		{"@", nil, false}, // told by somebody else: it is no unix socket
+		{"", nil, false},
+		{"/run/app.sock", nil, false},
 		{"10.1.2.3:1234", nil, false},
 		{"[::ffff:10.1.2.3]:1234", nil, false},
 		{"[fe80::1%eth0]:1234", nil, false},
@@ -67,7 +77,6 @@ func TestCallersPeer(t *testing.T) {
 		{"10.1.2.3:1234", []string{"10.1.9.9/16"}, true},
 		{"10.2.2.3:1234", []string{"10.1.0.0/16"}, false},
 		{"127.0.0.1:1234", []string{"10.1.0.0/16"}, false}, // who names ranges names loopback's too
-		{"@", []string{"10.1.0.0/16"}, true},
 		{"[2001:db8::5]:1", []string{"2001:db8::/64"}, true},
 		{"[fe80::1%eth0]:1", []string{"fe80::/10"}, true},
 		{"[2001:db8:1::5]:1", []string{"2001:db8::/64"}, false},
@@ -108,10 +117,11 @@ func TestCallersIgnoreForwardedFor(t *testing.T) {
 // TestCallersHost: a name that somebody else's DNS points to this host is
 // refused, however much it looks like one of this host's.
 func TestCallersHost(t *testing.T) {
-	hosts := []string{"sidecar.internal"}
+	hosts := []string{"sidecar.internal", "10.0.0.6"}
 	for host, allowed := range map[string]bool{
 		"localhost": true, "localhost:9000": true, "LocalHost:9000": true, "localhost.": true, "app.localhost:9000": true,
-		"127.0.0.1": true, "127.0.0.1:9000": true, "[::1]": true, "[::1]:9000": true, "10.0.0.5:9000": true, "": true,
+		"127.0.0.1": true, "127.0.0.1:9000": true, "[::1]": true, "[::1]:9000": true, "": true, "127.8.8.8:9000": true,
+		"10.0.0.5:9000": false, "0.0.0.0:9000": false, "[::]:9000": false, "[::ffff:127.0.0.1]:9000": false, "10.0.0.6:9000": true, "[fe80::1]": false,
 		"sidecar.internal": true, "Sidecar.Internal:9000": true,
 		"evil.example": false, "evil.example:9000": false, "localhost.evil.example": false, "127.0.0.1.evil.example:9000": false,
 		"evillocalhost": false, "other.internal": false, "x.sidecar.internal": false, "0x7f000001": false, "localhost:9000:evil": false,
@@ -124,7 +134,7 @@ func TestCallersHost(t *testing.T) {
 	if p := mustCallers(t, []string{"10.1.0.0/16"}, nil).check(call("10.1.2.3:1", "sidecar.example")); p != nil {
 		t.Errorf("a permitted caller on another host: %s", p.detail)
 	}
-	if p := mustCallers(t, nil, nil).check(call("@", "evil.example")); p != nil {
+	if p := mustCallers(t, nil, nil).check(overSocket("evil.example")); p != nil {
 		t.Errorf("a browser cannot call a unix socket: %s", p.detail)
 	}
 }
@@ -154,8 +164,9 @@ func TestCallersBrowser(t *testing.T) {
 		{http.Header{"Origin": {"http://localhost:9000", "https://evil.example"}}, false},
 		{http.Header{"Origin": {"http://localhost:9000"}, "Sec-Fetch-Site": {"cross-site"}}, false},
 	} {
-		for _, peer := range []string{"127.0.0.1:1234", "@", "10.1.2.3:1234"} {
-			req := call(peer, "localhost:9000")
+		for peer, req := range map[string]*http.Request{
+			"loopback": call("127.0.0.1:1234", "localhost:9000"), "socket": overSocket("localhost:9000"), "another": call("10.1.2.3:1234", "localhost:9000"),
+		} {
 			req.Header = c.header
 			got := mustCallers(t, []string{"127.0.0.1", "10.1.2.3"}, nil).check(req) == nil
 			if got != c.allowed {
@@ -170,8 +181,7 @@ func TestCallersMethod(t *testing.T) {
 		http.MethodTrace: problemMethodRefused, http.MethodConnect: problemMethodRefused,
 		http.MethodGet: "", http.MethodOptions: "", http.MethodDelete: "", "PURGE": "",
 	} {
-		for _, peer := range []string{"127.0.0.1:1", "@"} {
-			req := call(peer, "localhost")
+		for peer, req := range map[string]*http.Request{"loopback": call("127.0.0.1:1", "localhost"), "socket": overSocket("localhost")} {
 			req.Method = method
 			if got := nameOf(mustCallers(t, nil, nil).check(req)); got != want {
 				t.Errorf("%s from %s: got %q, want %q", method, peer, got, want)
@@ -180,11 +190,36 @@ func TestCallersMethod(t *testing.T) {
 	}
 }
 
+// TestAttack17UnixSocket: what came over a unix socket is known by the listener or the
+// connection, whatever the peer's address says.
+func TestAttack17UnixSocket(t *testing.T) {
+	unix, tcp := net.Conn(new(net.UnixConn)), net.Conn(new(net.TCPConn))
+	for name, c := range map[string]struct {
+		conn    net.Conn
+		allowed bool
+	}{
+		"unix":                    {unix, true},
+		"TLS over unix":           {tls.Server(unix, nil), true},
+		"PROXY over unix":         {proxyproto.NewConn(unix), true},
+		"TLS over PROXY over tcp": {tls.Server(proxyproto.NewConn(tcp), nil), false},
+		"tcp":                     {tcp, false},
+		"nothing":                 {nil, false},
+	} {
+		for _, peer := range []string{"@", "", "/run/app.sock"} {
+			req := call(peer, "localhost")
+			req = req.WithContext(context.WithValue(req.Context(), caddyhttp.ConnCtxKey, c.conn))
+			if got := mustCallers(t, nil, nil).check(req) == nil; got != c.allowed {
+				t.Errorf("%s as %q: allowed %v, want %v", name, peer, got, c.allowed)
+			}
+		}
+	}
+}
+
 // TestCallersHealthCheck: Caddy's active health checks come from no
-// connection, and from no server. What does come from one is no health check,
-// whatever it says.
+// connection. What does come from one is no health check, whatever it says.
 func TestCallersHealthCheck(t *testing.T) {
 	check := httptest.NewRequest(http.MethodGet, "http://api.example/health", nil)
+	check = check.WithContext(context.WithValue(check.Context(), caddyhttp.ServerCtxKey, new(caddyhttp.Server)))
 	check.RemoteAddr = ""
 	if p := mustCallers(t, nil, nil).check(check); p != nil {
 		t.Errorf("refused: %s", p.detail)

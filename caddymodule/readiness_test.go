@@ -171,9 +171,13 @@ func TestReadinessNamedCallers(t *testing.T) {
 	if err := tr.Provision(ctx); err != nil {
 		t.Fatal(err)
 	}
-	for peer, want := range map[string]int{"10.42.0.1:1": 200, "10.43.0.1:1": 403, "127.0.0.1:1": 403, "@": 200} {
+	for peer, want := range map[string]int{"10.42.0.1:1": 200, "10.43.0.1:1": 403, "127.0.0.1:1": 403, "@": 403, "socket": 200} {
+		req := call(peer, "10.42.7.7:9001")
+		if peer == "socket" {
+			req = overSocket("10.42.7.7:9001")
+		}
 		w := httptest.NewRecorder()
-		if err := tr.ServeHTTP(w, call(peer, "10.42.7.7:9001"), nil); err != nil {
+		if err := tr.ServeHTTP(w, req, nil); err != nil {
 			t.Fatal(err)
 		}
 		if w.Code != want {

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/caddy-bearer/caddy-bearer/bearer"
+	"github.com/caddy-bearer/caddy-bearer/internal/plainerror"
 	"github.com/caddy-bearer/caddy-bearer/internal/plainhttp"
 )
 
@@ -169,6 +170,7 @@ func (t *Transport) provisionHTTP(ctx caddy.Context) error {
 		t.Compression = new(bool)
 	}
 	if len(tlsFiles(t.TLS)) == 0 {
+		t.engine.Base = tellsDials{&t.HTTPTransport}
 		return t.HTTPTransport.Provision(ctx)
 	}
 	settings := copyTransport(&t.HTTPTransport)
@@ -180,7 +182,7 @@ func (t *Transport) provisionHTTP(ctx caddy.Context) error {
 		return err
 	}
 	t.HTTPTransport = *live.get()
-	t.engine.Base = liveRoundTripper[*reverseproxy.HTTPTransport]{live}
+	t.engine.Base = tellsDials{liveRoundTripper[*reverseproxy.HTTPTransport]{live}}
 	go live.run(ctx, ctx.Slogger(), func(old *reverseproxy.HTTPTransport) {
 		old.Transport.CloseIdleConnections() // Cleanup would end HTTP/3 requests that are under way
 		newest := live.get()
@@ -189,12 +191,34 @@ func (t *Transport) provisionHTTP(ctx caddy.Context) error {
 	return nil
 }
 
+// tellsDials marks Caddy's DialError as harmless: its text holds an address and a
+// reason. Package bearer cannot know that, and would not tell it.
+type tellsDials struct{ http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (rt tellsDials) RoundTrip(req *http.Request) (*http.Response, error) {
+	res, err := rt.RoundTripper.RoundTrip(req)
+	var de reverseproxy.DialError
+	if errors.As(err, &de) {
+		err = dialFailed{de}
+	}
+	return res, err
+}
+
+type dialFailed struct{ reverseproxy.DialError }
+
+// Harmless implements plainerror.Harmless.
+func (dialFailed) Harmless() {}
+
+// Unwrap returns the DialError, for which Caddy's load balancing looks.
+func (e dialFailed) Unwrap() error { return e.DialError }
+
 // forwardedHeaders are what reverse_proxy adds to a request about its caller.
 var forwardedHeaders = []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "Via"}
 
 // provisionEngine translates the settings for package bearer. The engine's Base is
-// the embedded HTTPTransport, so all of Caddy's transport options apply to each
-// sending.
+// the embedded HTTPTransport, see provisionHTTP, so all of Caddy's transport options
+// apply to each sending.
 func (t *Transport) provisionEngine(caddy.Context) error {
 	inject, err := resolveInjections(t.Inject, t.keys.names, t.Origin)
 	if err != nil {
@@ -205,7 +229,7 @@ func (t *Transport) provisionEngine(caddy.Context) error {
 		remove = append(slices.Clip(remove), forwardedHeaders...)
 	}
 	t.engine = &bearer.Transport{
-		Source: t.source.Source, Base: &t.HTTPTransport, Inject: inject, Remove: remove,
+		Source: t.source.Source, Inject: inject, Remove: remove,
 		Settle: time.Duration(t.Settle), Observer: (*transportCounters)(t),
 	}
 	if t.AuthFailure != nil {
@@ -310,9 +334,10 @@ func (t *Transport) respond(req *http.Request, p *problem) *http.Response {
 }
 
 // isHealthCheck reports whether a request is one of Caddy's active health checks.
-// Those come from Caddy itself: they have no connection and no server.
+// Those come from Caddy itself, and over no connection. The context does have the
+// server, because Caddy makes it while it provisions the server.
 func isHealthCheck(req *http.Request) bool {
-	return req.RemoteAddr == "" && req.Context().Value(caddyhttp.ServerCtxKey) == nil
+	return req.RemoteAddr == "" && req.Context().Value(http.LocalAddrContextKey) == nil && req.Context().Value(caddyhttp.ConnCtxKey) == nil
 }
 
 // handlerOf returns the reverse proxy that a transport belongs to. That is the
@@ -341,27 +366,59 @@ func (t *Transport) checkUpstreams(ctx caddy.Context) error {
 	}
 	t.schemeKnown = h.DynamicUpstreamsRaw == nil && len(h.Upstreams) > 0 && h.HealthChecks == nil
 	for _, u := range h.Upstreams {
-		addr, err := caddy.ParseNetworkAddress(u.Dial)
-		switch {
-		case err != nil || hasPlaceholder(u.Dial):
-			t.schemeKnown = false
-			continue
-		case addr.IsUnixNetwork(), !t.plainHTTP(strconv.Itoa(int(addr.StartPort))), plainhttp.Allowed(addr.Host, t.AllowHTTP):
-			continue
+		if err := t.checkUpstream(u.Dial, 0); err != nil {
+			return err
 		}
-		return t.Origin.errorf("", "transport bearer %s: upstream %s: http would send tokens in the clear: expected https, a loopback address, or the host's name in allow_http", t.Source, u.Dial)
+	}
+	if h.HealthChecks == nil || h.HealthChecks.Active == nil {
+		return nil
+	}
+	return t.checkHealthChecks(h.HealthChecks.Active, h.Upstreams)
+}
+
+// checkHealthChecks refuses health checks that take a token where requests would not.
+func (t *Transport) checkHealthChecks(active *reverseproxy.ActiveHealthChecks, upstreams reverseproxy.UpstreamPool) error {
+	if active.FollowRedirects {
+		return t.Origin.errorf("", "transport bearer %s: health_follow_redirects: a redirect of a health check could take the token to another host: expected a health_uri that does not redirect", t.Source)
+	}
+	if active.Upstream != "" {
+		return t.checkUpstream(active.Upstream, 0)
+	}
+	for _, u := range upstreams {
+		if err := t.checkUpstream(u.Dial, active.Port); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
+// checkUpstream refuses an address to which tokens would go over plain http. port
+// replaces the address's, unless it is 0.
+func (t *Transport) checkUpstream(dial string, port int) error {
+	addr, err := caddy.ParseNetworkAddress(dial)
+	if err != nil || hasPlaceholder(dial) { // known only with the request
+		t.schemeKnown = false
+		return nil
+	}
+	if port == 0 {
+		port = int(addr.StartPort) //nolint:gosec // a port
+	}
+	if addr.IsUnixNetwork() || !t.plainHTTP(strconv.Itoa(port)) || plainhttp.Allowed(addr.Host, t.AllowHTTP) {
+		return nil
+	}
+	return t.Origin.errorf("", "transport bearer %s: upstream %s: http would send tokens in the clear: expected https, a loopback address, or the host's name in allow_http", t.Source, dial)
+}
+
 // checkScheme refuses plain http to another host if the upstream is known only with
-// the request: a dynamic upstream, or one with a placeholder.
+// the request: a dynamic upstream, one with a placeholder, or a health check's. It
+// looks at the address that is dialed, and not at the URL alone, whose host may be
+// another.
 func (t *Transport) checkScheme(req *http.Request) *problem {
 	if t.schemeKnown || (req.URL.Scheme != "http" && !t.plainHTTP(req.URL.Port())) {
 		return nil
 	}
 	host := req.URL.Hostname()
-	if info, ok := reverseproxy.GetDialInfo(req.Context()); ok && !isHealthCheck(req) {
+	if info, ok := reverseproxy.GetDialInfo(req.Context()); ok {
 		if strings.HasPrefix(info.Network, "unix") {
 			return nil
 		}
@@ -381,6 +438,7 @@ var (
 	_ caddy.Provisioner                                = (*Transport)(nil)
 	_ caddy.CleanerUpper                               = (*Transport)(nil)
 	_ http.RoundTripper                                = (*Transport)(nil)
+	_ plainerror.Harmless                              = dialFailed{}
 	_ bearer.Observer                                  = (*transportCounters)(nil)
 	_ reverseproxy.TLSTransport                        = (*Transport)(nil)
 	_ reverseproxy.H2CTransport                        = (*Transport)(nil)

@@ -44,8 +44,28 @@ var buildCaddy = sync.OnceValues(func() (string, error) {
 // process is a Caddy of its own.
 type process struct {
 	cmd    *exec.Cmd
-	output bytes.Buffer
+	output printed
 	done   chan struct{} // closed when it has exited
+}
+
+// printed is what a process has printed so far.
+type printed struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+// Write implements io.Writer.
+func (p *printed) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.buf.Write(b)
+}
+
+// String is all of it.
+func (p *printed) String() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.buf.String()
 }
 
 // startProcess runs a configuration in a process of its own and waits until it listens on an address.
