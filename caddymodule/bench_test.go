@@ -111,5 +111,6 @@ func benchProvision(t *Transport) error {
 			return err
 		}
 	}
+	t.engine.Base = tellsDials{&t.HTTPTransport}
 	return t.engine.Init()
 }

@@ -198,7 +198,10 @@ type tellsDials struct{ http.RoundTripper }
 // RoundTrip implements http.RoundTripper.
 func (rt tellsDials) RoundTrip(req *http.Request) (*http.Response, error) {
 	res, err := rt.RoundTripper.RoundTrip(req)
-	var de reverseproxy.DialError
+	if err == nil {
+		return res, nil
+	}
+	var de reverseproxy.DialError // only here, for it is allocated
 	if errors.As(err, &de) {
 		err = dialFailed{de}
 	}
