@@ -18,6 +18,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/caddy-bearer/caddy-bearer/internal/plainhttp"
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
@@ -35,11 +36,14 @@ func init() {
 //     state that is bound to the browser.
 //   - GET callback receives the browser when it comes back, exchanges the code
 //     and shows a fixed page.
+//   - POST confirm takes the app's word that a login which began with a link is that
+//     of the key's own user. The form field confirmation has the text that the
+//     browser got in the end. Only then is the code sent to the provider.
 //   - POST code takes a code that the app has received itself, as the form field
-//     code. The request has the same key as requests to the API. A code that was
-//     accepted or refused is not sent again.
+//     code. A code that was accepted or refused is not sent again.
 //
-// Only callers that a bearer transport would serve may POST. Caddy's access log
+// What the app POSTs has the same key as its requests to the API. Only callers that a
+// bearer transport would serve may POST. Caddy's access log
 // does not get these requests, because they carry codes.
 type TokenLogin struct {
 	// The token source's name. Required.
@@ -48,6 +52,11 @@ type TokenLogin struct {
 	Callers []string `json:"callers,omitempty"`
 	// The names under which they may address the sidecar, besides loopback names.
 	Hosts []string `json:"hosts,omitempty"`
+	// Where a browser is sent when its login has ended well: an https URL, an http URL
+	// of this host, or a path. The parameter confirmation is added to it, if the app has
+	// to confirm the login. It should take a confirmation only from a browser that it
+	// has sent to the login link itself. Default: a page that shows the confirmation.
+	ReturnTo string `json:"return_to,omitempty"`
 	// Where the Caddyfile says it.
 	Origin *Origin `json:"origin,omitempty"`
 
@@ -60,6 +69,7 @@ type TokenLogin struct {
 const (
 	loginStart    = "start"
 	loginCallback = "callback"
+	loginConfirm  = "confirm"
 	loginCode     = "code"
 )
 
@@ -84,7 +94,23 @@ func (tl *TokenLogin) Provision(ctx caddy.Context) error {
 	if tl.callers, err = newCallerCheck(tl.Callers, tl.Hosts); err != nil {
 		return tl.Origin.errorf("callers", "%w", err)
 	}
+	if !validReturnTo(tl.ReturnTo) {
+		return tl.Origin.errorf("return_to", "%q: expected an https URL, an http URL of this host, or a path", tl.ReturnTo)
+	}
 	return nil
+}
+
+func validReturnTo(text string) bool {
+	u, err := url.Parse(text)
+	switch {
+	case text == "":
+		return true
+	case err != nil || u.Fragment != "" || u.User != nil:
+		return false
+	case u.Scheme == "" && u.Host == "":
+		return strings.HasPrefix(u.Path, "/") && !strings.HasPrefix(text, "//")
+	}
+	return u.Hostname() != "" && (u.Scheme == "https" || (u.Scheme == "http" && plainhttp.Loopback(u.Hostname())))
 }
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
@@ -96,6 +122,8 @@ func (tl *TokenLogin) ServeHTTP(w http.ResponseWriter, r *http.Request, next cad
 		handle = tl.start
 	case loginCallback:
 		handle = tl.callback
+	case loginConfirm:
+		handle, method = tl.confirm, http.MethodPost
 	case loginCode:
 		handle, method = tl.code, http.MethodPost
 	default:
@@ -130,7 +158,7 @@ func orNotFound(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) 
 	}
 	p := &problem{
 		name: problemNotFound, status: http.StatusNotFound,
-		detail: fmt.Sprintf("expected a path that ends in /%s, /%s or /%s", loginStart, loginCallback, loginCode),
+		detail: fmt.Sprintf("expected a path that ends in /%s, /%s, /%s or /%s", loginStart, loginCallback, loginConfirm, loginCode),
 	}
 	return p.write(w)
 }
@@ -183,19 +211,28 @@ func (tl *TokenLogin) start(w http.ResponseWriter, r *http.Request) error {
 	if ls == nil {
 		return loginPage(w, http.StatusNotFound, "This provider has no page to log in at", "The source has no auth_url.")
 	}
-	key, err := tl.startKey(ls, r)
+	if prefetches(r) {
+		return loginPage(w, http.StatusServiceUnavailable, "Open this link yourself", "It works once.")
+	}
+	key, unconfirmed, t, err := tl.startKey(ls, r)
+	var authURL, state, cookie string
+	if err == nil {
+		// The cookie binds the login to this browser. Without it, an attacker could
+		// begin a login, authorize with his own account, and let the victim's browser
+		// open the callback: the victim's key would get the attacker's token.
+		authURL, state, cookie, err = ls.begin(key, unconfirmed, t, r.Cookies())
+	}
 	if err != nil {
 		tl.report(loginStart, err)
 		status := http.StatusBadRequest
-		if errors.Is(err, errLoginCaller) {
+		switch {
+		case errors.Is(err, errLoginCaller), errors.Is(err, errTicketBound):
 			status = http.StatusForbidden
+		case errors.Is(err, errTooManyLinks):
+			status = http.StatusServiceUnavailable
 		}
 		return loginPage(w, status, "This link cannot be used", "Go back to the app and begin again.")
 	}
-	// The cookie binds the login to this browser. Without it, an attacker could
-	// begin a login, authorize with his own account, and let the victim's browser
-	// open the callback: the victim's key would get the attacker's token.
-	authURL, state, cookie := ls.begin(key)
 	http.SetCookie(w, &http.Cookie{
 		Name: loginCookie(state), Value: cookie, Path: ls.cookiePath(), MaxAge: int(loginLife.Seconds()),
 		// Lax and not Strict: the browser comes back by a navigation from the
@@ -208,23 +245,31 @@ func (tl *TokenLogin) start(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// startKey returns the key for which a login begins. A link from a problem document
-// carries a ticket, and the ticket holds the key. A request without a ticket names
-// the key itself, but only a caller that could get a ticket may do that: whoever
-// begins a login decides whose token is replaced.
-func (tl *TokenLogin) startKey(ls *pendingLogins, r *http.Request) (tokensource.Key, error) {
+// startKey returns the key for which a login begins, and whether the app must confirm
+// it. A link from a problem document carries a ticket, and the ticket holds the key. A
+// request without a ticket names the key itself, but only a caller that could get a
+// ticket may do that: whoever begins a login decides whose token is replaced.
+func (tl *TokenLogin) startKey(ls *pendingLogins, r *http.Request) (key tokensource.Key, unconfirmed bool, t *ticket, err error) {
+	p := tl.callers.check(r)
 	if text := r.URL.Query().Get("ticket"); text != "" {
-		values, err := ls.open(tl.Source, text)
-		if err != nil {
-			return tokensource.Key{}, err
+		if t, err = ls.open(tl.Source, text); err != nil {
+			return key, false, nil, err
 		}
-		return tokensource.NewKey(values...), nil
+		key = tokensource.NewKey(t.Values...)
+		bound, err := t.boundTo(r)
+		return key, !bound && !(p == nil && (ls.local() || tl.hasKey(r, key))), t, err
 	}
-	if p := tl.callers.check(r); p != nil {
-		return tokensource.Key{}, fmt.Errorf("%w: %s", errLoginCaller, p.detail)
+	if p != nil {
+		return key, false, nil, fmt.Errorf("%w: %s", errLoginCaller, p.detail)
 	}
-	key, _, err := tl.keys.read(r)
-	return key, err
+	key, _, err = tl.keys.read(r)
+	return key, false, nil, err
+}
+
+// hasKey reports whether a request brings the key by itself.
+func (tl *TokenLogin) hasKey(r *http.Request, key tokensource.Key) bool {
+	own, _, err := tl.keys.read(r)
+	return err == nil && len(tl.keys.names) > 0 && own == key
 }
 
 var errLoginCaller = errors.New("this caller may not begin a login without a ticket")
@@ -233,8 +278,10 @@ var errLoginCaller = errors.New("this caller may not begin a login without a tic
 // not overwrite each other's cookie.
 func loginCookie(state string) string {
 	const shown = 16
-	return "token_login_" + state[:min(len(state), shown)]
+	return loginCookiePrefix + state[:min(len(state), shown)]
 }
+
+const loginCookiePrefix = "token_login_"
 
 // callback receives a person's browser from the provider. Anybody may open this
 // address, so nothing in the request is trusted before finish has matched the
@@ -262,15 +309,40 @@ func (tl *TokenLogin) callback(w http.ResponseWriter, r *http.Request) error {
 		tl.report(loginCallback, errProviderDeclined)
 		return loginPage(w, http.StatusForbidden, "The provider did not agree", "Nothing was changed. Go back to the app to try again.")
 	}
-	_, err = tl.source.Exchange(r.Context(), l.key, tokensource.Code{
-		Code: tokenendpoint.NewSecret(q.Get("code")), Verifier: tokenendpoint.NewSecret(l.verifier),
-	})
+	code := tokenendpoint.NewSecret(q.Get("code"))
+	if l.unconfirmed {
+		tl.log.Info("login waits for the app's confirmation", zap.String("source", tl.Source), zap.String("key", l.key.String()))
+		return tl.finished(w, r, ls.await(l, code))
+	}
+	_, err = tl.source.Exchange(r.Context(), l.key, tokensource.Code{Code: code, Verifier: tokenendpoint.NewSecret(l.verifier)})
 	tl.report(loginCallback, err)
 	switch {
 	case errors.Is(err, tokensource.ErrCodeRefused):
 		return loginPage(w, http.StatusUnprocessableEntity, "The provider refused the login", "Go back to the app and begin again.")
 	case err != nil:
 		return loginPage(w, http.StatusServiceUnavailable, "The provider cannot be reached", "Go back to the app and try again in a moment.")
+	}
+	return tl.finished(w, r, "")
+}
+
+// finished sends a browser back to the app, or shows a page. confirmation is "" if the
+// app has nothing to confirm.
+func (tl *TokenLogin) finished(w http.ResponseWriter, r *http.Request, confirmation string) error {
+	if tl.ReturnTo != "" {
+		u, err := url.Parse(tl.ReturnTo) // Provision has checked it
+		if err != nil {
+			return err
+		}
+		if confirmation != "" {
+			q := u.Query()
+			q.Set("confirmation", confirmation)
+			u.RawQuery = q.Encode()
+		}
+		http.Redirect(w, r, u.String(), http.StatusSeeOther)
+		return nil
+	}
+	if confirmation != "" {
+		return loginPage(w, http.StatusOK, confirmation, "Enter this code in the app to finish the login. Do not give it to anybody.")
 	}
 	return loginPage(w, http.StatusOK, "You are logged in", "You can close this page and go back to the app.")
 }
@@ -280,8 +352,9 @@ var errProviderDeclined = errors.New("the provider's redirect carries an error, 
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
 //
 //	token_login <source> {
-//	    callers <ranges...>
-//	    hosts   <names...>
+//	    callers   <ranges...>
+//	    hosts     <names...>
+//	    return_to <url>
 //	}
 func (tl *TokenLogin) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // token_login
@@ -296,6 +369,8 @@ func (tl *TokenLogin) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return options{
 		"callers": callersOption(&tl.Callers),
 		"hosts":   listOption(&tl.Hosts, "<names...>"),
+
+		"return_to": textOption(&tl.ReturnTo, "<url>"),
 	}.parse(d, "token_login", tl.Origin, nil)
 }
 
@@ -304,10 +379,51 @@ func parseTokenLogin(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error
 	return tl, tl.UnmarshalCaddyfile(h.Dispenser)
 }
 
+// confirm takes the app's word that the person who has finished a login is the key's
+// own user.
+func (tl *TokenLogin) confirm(w http.ResponseWriter, r *http.Request) error {
+	return tl.exchange(w, r, loginConfirm, func(key tokensource.Key, form url.Values) (tokensource.Code, *problem) {
+		confirmations := form["confirmation"]
+		if len(confirmations) != 1 || confirmations[0] == "" {
+			return tokensource.Code{}, badForm("expected the field confirmation, once")
+		}
+		var l *login
+		if tl.source.logins != nil {
+			l = tl.source.logins.confirm(key, confirmations[0])
+		}
+		if l == nil {
+			return tokensource.Code{}, &problem{
+				name: problemCodeRefused, status: http.StatusUnprocessableEntity,
+				detail: "this confirmation is unknown, was used, is too old, or is of another key; a new login is needed",
+			}
+		}
+		return tokensource.Code{Code: l.code, Verifier: tokenendpoint.NewSecret(l.verifier)}, nil
+	})
+}
+
 // code takes a code that the app has received. The app may hand over the same code
 // again, for instance after a timeout: Exchange sends each code once and repeats
 // its outcome.
 func (tl *TokenLogin) code(w http.ResponseWriter, r *http.Request) error {
+	return tl.exchange(w, r, loginCode, func(_ tokensource.Key, form url.Values) (tokensource.Code, *problem) {
+		// A provider's redirect may carry a code and an error at once, as MondiaPay's
+		// does after a failed purchase. If the app hands over everything that it got,
+		// the code must not be sent.
+		if form.Has("error") {
+			return tokensource.Code{}, &problem{
+				name: problemCodeRefused, status: http.StatusUnprocessableEntity,
+				detail: "the provider's redirect carried an error; its code was not sent",
+			}
+		}
+		if codes := form["code"]; len(codes) != 1 || codes[0] == "" {
+			return tokensource.Code{}, badForm("expected the field code, once")
+		}
+		return tokensource.Code{Code: tokenendpoint.NewSecret(form.Get("code"))}, nil
+	})
+}
+
+// exchange serves what the app POSTs: it sends the code that read finds in the form.
+func (tl *TokenLogin) exchange(w http.ResponseWriter, r *http.Request, step string, read func(tokensource.Key, url.Values) (tokensource.Code, *problem)) error {
 	if p := tl.callers.check(r); p != nil {
 		return p.write(w)
 	}
@@ -315,14 +431,18 @@ func (tl *TokenLogin) code(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return keyProblem(err).write(w)
 	}
-	code, p := readCode(w, r)
+	form, p := readForm(w, r)
 	if p != nil {
 		return p.write(w)
 	}
-	token, err := tl.source.Exchange(r.Context(), key, tokensource.Code{Code: code})
-	tl.report("code", err)
+	code, p := read(key, form)
+	if p != nil {
+		return p.write(w)
+	}
+	token, err := tl.source.Exchange(r.Context(), key, code)
+	tl.report(step, err)
 	if err != nil {
-		return tl.source.problemOf(err, values).write(w)
+		return tl.source.problemOf(err, values, "").write(w)
 	}
 	return writeAuthorized(w, tl.Source, token)
 }
@@ -330,34 +450,23 @@ func (tl *TokenLogin) code(w http.ResponseWriter, r *http.Request) error {
 // maxCodeForm bounds the form, in bytes.
 const maxCodeForm = 16 << 10
 
-// readCode reads the form. A provider's redirect may carry a code and an error at
-// once, as MondiaPay's does after a failed purchase. If the app hands over
-// everything that it got, the code must not be sent.
-func readCode(w http.ResponseWriter, r *http.Request) (tokenendpoint.Secret, *problem) {
-	bad := func(detail string) (tokenendpoint.Secret, *problem) {
-		return tokenendpoint.Secret{}, &problem{name: problemBadRequest, status: http.StatusBadRequest, detail: detail}
-	}
+func badForm(detail string) *problem {
+	return &problem{name: problemBadRequest, status: http.StatusBadRequest, detail: detail}
+}
+
+func readForm(w http.ResponseWriter, r *http.Request) (url.Values, *problem) {
 	if mediaType, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); mediaType != "application/x-www-form-urlencoded" {
-		return bad("expected Content-Type application/x-www-form-urlencoded with the field code")
+		return nil, badForm("expected a form: Content-Type application/x-www-form-urlencoded")
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxCodeForm))
 	if err != nil {
-		return bad("the form is too long or was cut off")
+		return nil, badForm("the form is too long or was cut off")
 	}
 	form, err := url.ParseQuery(string(body))
 	if err != nil {
-		return bad("the form is not well-formed")
+		return nil, badForm("the form is not well-formed")
 	}
-	if form.Has("error") {
-		return tokenendpoint.Secret{}, &problem{
-			name: problemCodeRefused, status: http.StatusUnprocessableEntity,
-			detail: "the provider's redirect carried an error; its code was not sent",
-		}
-	}
-	if codes := form["code"]; len(codes) != 1 || codes[0] == "" {
-		return bad("expected the field code, once")
-	}
-	return tokenendpoint.NewSecret(form.Get("code")), nil
+	return form, nil
 }
 
 func writeAuthorized(w http.ResponseWriter, source string, token *tokensource.Token) error {

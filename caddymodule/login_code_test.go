@@ -18,23 +18,23 @@ func TestLoginTicket(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rig, another := newLoginRig(t, "", byUser), newLoginRig(t, "", byUser)
 		ls := rig.source.logins
-		link := ls.link("api", []string{"alice"})
+		link := ls.link("api", []string{"alice"}, "")
 		text, ok := strings.CutPrefix(link, "https://app.example/tokens/start?ticket=")
 		if !ok || strings.Contains(link, "alice") {
 			t.Fatalf("the link is %s", link)
 		}
-		if values, err := ls.open("api", text); err != nil || fmt.Sprint(values) != "[alice]" {
-			t.Errorf("opened: %v %v", values, err)
+		if ticket, err := ls.open("api", text); err != nil || fmt.Sprint(ticket.Values) != "[alice]" {
+			t.Errorf("opened: %v %v", ticket, err)
 		}
 		flipped := []byte(text)
 		flipped[len(flipped)/2] ^= 1
-		for name, open := range map[string]func() ([]string, error){
-			"at another source":  func() ([]string, error) { return ls.open("other", text) },
-			"in another process": func() ([]string, error) { return another.source.logins.open("api", text) },
-			"changed":            func() ([]string, error) { return ls.open("api", string(flipped)) },
-			"cut short":          func() ([]string, error) { return ls.open("api", text[:len(text)-4]) },
-			"empty":              func() ([]string, error) { return ls.open("api", "") },
-			"not even base64":    func() ([]string, error) { return ls.open("api", "%%%") },
+		for name, open := range map[string]func() (*ticket, error){
+			"at another source":  func() (*ticket, error) { return ls.open("other", text) },
+			"in another process": func() (*ticket, error) { return another.source.logins.open("api", text) },
+			"changed":            func() (*ticket, error) { return ls.open("api", string(flipped)) },
+			"cut short":          func() (*ticket, error) { return ls.open("api", text[:len(text)-4]) },
+			"empty":              func() (*ticket, error) { return ls.open("api", "") },
+			"not even base64":    func() (*ticket, error) { return ls.open("api", "%%%") },
 		} {
 			if values, err := open(); err == nil {
 				t.Errorf("%s: opened: %v", name, values)
@@ -51,7 +51,7 @@ func TestLoginTicket(t *testing.T) {
 // request says.
 func TestLoginTicketNamesTheKey(t *testing.T) {
 	rig := newLoginRig(t, "", byUser)
-	link, err := url.Parse(rig.source.logins.link("api", []string{"alice"}))
+	link, err := url.Parse(rig.source.logins.link("api", []string{"alice"}, ""))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +59,11 @@ func TestLoginTicketNamesTheKey(t *testing.T) {
 	req.RemoteAddr = "10.1.2.3:1234" // a person's browser may be anywhere
 	req.Header.Set("X-User", "mallory")
 	b := rig.begin(t, req)
-	if res := rig.serve(t, b.back(nil, b.cookie)); res.StatusCode != http.StatusOK {
+	res := rig.serve(t, b.back(nil, b.cookie))
+	if res.StatusCode != http.StatusOK {
+		t.Fatalf("status %d", res.StatusCode)
+	}
+	if res := rig.serve(t, confirming("alice", confirmationOn(t, readAll(t, res.Body)))); res.StatusCode != http.StatusOK {
 		t.Fatalf("status %d", res.StatusCode)
 	}
 	if _, err := rig.source.Token(t.Context(), tokensource.NewKey("alice")); err != nil {

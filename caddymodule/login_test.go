@@ -136,29 +136,47 @@ func TestLoginLife(t *testing.T) {
 }
 
 // TestLoginsBounded: whoever begins logins without end makes us remember no
-// more than so many, and time clears them away.
+// more than so many, pushes out none of another key, and time clears them away.
 func TestLoginsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		rig := newLoginRig(t, "")
-		ls := rig.source.logins
-		_, oldest, oldCookie := ls.begin(tokensource.Key{})
+		ls := newLoginRig(t, "").source.logins
+		begin := func(user string) (state, cookie string) {
+			t.Helper()
+			_, state, cookie, err := ls.begin(tokensource.NewKey(user), false, nil, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return state, cookie
+		}
+		patient, patientCookie := begin("patient")
+		oldest, oldCookie := begin("mallory")
 		var newest, newCookie string
-		for range maxPending + 100 {
-			_, newest, newCookie = ls.begin(tokensource.Key{})
+		for range 2 * maxLogins {
+			newest, newCookie = begin("mallory")
 		}
-		if len(ls.pending) > maxPending || len(ls.order) > maxPending {
-			t.Errorf("%d pending, %d in order", len(ls.pending), len(ls.order))
+		if n := len(ls.pending.logins); n != maxLoginsOfKey+1 || len(ls.pending.order) != n || len(ls.pending.count) != 2 {
+			t.Errorf("%d pending, %d in order, %d keys", n, len(ls.pending.order), len(ls.pending.count))
 		}
-		if _, err := ls.finish(oldest, oldCookie, ""); err == nil {
-			t.Error("the oldest is still there")
+		for name, c := range map[string]struct {
+			state, cookie string
+			known         bool
+		}{
+			"the oldest": {oldest, oldCookie, false}, "the newest": {newest, newCookie, true}, "another's": {patient, patientCookie, true},
+		} {
+			if _, err := ls.finish(c.state, c.cookie, ""); (err == nil) != c.known {
+				t.Errorf("%s: %v", name, err)
+			}
 		}
-		if _, err := ls.finish(newest, newCookie, ""); err != nil {
-			t.Errorf("the newest: %v", err)
+		for i := range maxLogins + 100 {
+			begin(fmt.Sprint("user ", i))
+		}
+		if n := len(ls.pending.logins); n != maxLogins || len(ls.pending.order) != n || len(ls.pending.count) > n {
+			t.Errorf("%d pending, %d in order, %d keys", n, len(ls.pending.order), len(ls.pending.count))
 		}
 		time.Sleep(loginLife)
-		ls.begin(tokensource.Key{})
-		if len(ls.pending) != 1 || len(ls.order) != 1 {
-			t.Errorf("after ten minutes: %d pending, %d in order", len(ls.pending), len(ls.order))
+		begin("late")
+		if len(ls.pending.logins) != 1 || len(ls.pending.order) != 1 || len(ls.pending.count) != 1 {
+			t.Errorf("after ten minutes: %d pending, %d in order", len(ls.pending.logins), len(ls.pending.order))
 		}
 	})
 }
@@ -200,7 +218,7 @@ func TestLoginPagesReflectNothing(t *testing.T) {
 
 func TestLoginMethods(t *testing.T) {
 	rig := newLoginRig(t, "")
-	for target, allow := range map[string]string{"/tokens/start": "GET", "/tokens/callback": "GET", "/tokens/code": "POST"} {
+	for target, allow := range map[string]string{"/tokens/start": "GET", "/tokens/callback": "GET", "/tokens/code": "POST", "/tokens/confirm": "POST"} {
 		for _, method := range []string{"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS"} {
 			if method == allow {
 				continue

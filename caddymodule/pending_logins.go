@@ -7,8 +7,8 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
+	"net/http"
 	"net/url"
 	"path"
 	"strings"
@@ -17,7 +17,9 @@ import (
 
 	"golang.org/x/oauth2"
 
+	"github.com/caddy-bearer/caddy-bearer/internal/plainhttp"
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // pendingLogins are the logins that people have begun and not finished. They belong
@@ -32,8 +34,9 @@ type pendingLogins struct {
 	seal cipher.AEAD // for tickets; each process has a key of its own
 
 	mu      sync.Mutex
-	pending map[[sha256.Size]byte]*login // by the state's hash
-	order   [][sha256.Size]byte          // oldest first
+	pending loginTable // by the state: the person is at the provider's page
+	waiting loginTable // by the confirmation: the code is there, and the app has to confirm it
+	used    usedLinks
 }
 
 // login is one person's login.
@@ -41,15 +44,11 @@ type login struct {
 	key      tokensource.Key
 	verifier string            // of PKCE
 	browser  [sha256.Size]byte // hash of the cookie
-	begun    time.Time
+	since    time.Time         // set by the table that it is in
+	// unconfirmed: the app must confirm the login before its code is sent.
+	unconfirmed bool
+	code        tokenendpoint.Secret // while it waits for that
 }
-
-const (
-	// loginLife is how long a person may take, and how long a login link is valid.
-	loginLife = 10 * time.Minute
-	// maxPending bounds the memory. If there are more logins, the oldest go.
-	maxPending = 10_000
-)
 
 func newPendingLogins(auth *authorization) *pendingLogins {
 	var key [32]byte
@@ -62,7 +61,7 @@ func newPendingLogins(auth *authorization) *pendingLogins {
 	if err != nil {
 		panic(err) // as is the block's
 	}
-	return &pendingLogins{auth: auth, seal: seal, pending: make(map[[sha256.Size]byte]*login)}
+	return &pendingLogins{auth: auth, seal: seal}
 }
 
 // randomText is 256 random bits.
@@ -72,26 +71,22 @@ func randomText() string {
 	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
-// begin starts a login. It returns the provider's address for the browser, the
-// state, and the value that the browser must bring back in a cookie.
-func (ls *pendingLogins) begin(key tokensource.Key) (authURL, state, cookie string) {
+// begin starts a login. If it comes by a link, t is the link's ticket, and cookies are
+// those that the browser has brought. begin returns the provider's address for the
+// browser, the state, and the value that the browser must bring back in a cookie.
+func (ls *pendingLogins) begin(key tokensource.Key, unconfirmed bool, t *ticket, cookies []*http.Cookie) (authURL, state, cookie string, err error) {
 	state, cookie = randomText(), randomText()
-	l := &login{key: key, verifier: oauth2.GenerateVerifier(), browser: sha256.Sum256([]byte(cookie)), begun: time.Now()}
+	l := &login{key: key, unconfirmed: unconfirmed, verifier: oauth2.GenerateVerifier(), browser: sha256.Sum256([]byte(cookie))}
 	ls.mu.Lock()
-	id := sha256.Sum256([]byte(state))
-	ls.pending[id] = l
-	ls.order = append(ls.order, id)
-	for len(ls.order) > 0 {
-		oldest, ok := ls.pending[ls.order[0]]
-		if ok && len(ls.order) <= maxPending && time.Since(oldest.begun) < loginLife {
-			break
+	defer ls.mu.Unlock()
+	if t != nil {
+		if err := ls.used.use(t, cookies, cookie); err != nil {
+			return "", "", "", err
 		}
-		delete(ls.pending, ls.order[0])
-		ls.order = ls.order[1:]
 	}
-	ls.mu.Unlock()
+	ls.pending.add(state, l)
 	opts := append([]oauth2.AuthCodeOption{oauth2.S256ChallengeOption(l.verifier)}, ls.auth.params...)
-	return ls.auth.config.AuthCodeURL(state, opts...), state, cookie
+	return ls.auth.config.AuthCodeURL(state, opts...), state, cookie, nil
 }
 
 var (
@@ -100,17 +95,15 @@ var (
 	errLoginIssuer  = errors.New("the callback names another issuer, or none")
 )
 
-// finish ends a login. The state is removed before anything is checked, so that
-// nobody can try several cookies or codes with it.
+// finish ends a person's part in a login. The state is removed before anything is
+// checked, so that nobody can try several cookies or codes with it.
 func (ls *pendingLogins) finish(state, cookie, issuer string) (*login, error) {
 	ls.mu.Lock()
-	id := sha256.Sum256([]byte(state))
-	l, ok := ls.pending[id]
-	delete(ls.pending, id)
+	l := ls.pending.take(state)
 	ls.mu.Unlock()
 	browser := sha256.Sum256([]byte(cookie))
 	switch {
-	case !ok || time.Since(l.begun) >= loginLife:
+	case l == nil:
 		return nil, errLoginUnknown
 	case subtle.ConstantTimeCompare(browser[:], l.browser[:]) != 1:
 		return nil, errLoginBrowser
@@ -118,6 +111,36 @@ func (ls *pendingLogins) finish(state, cookie, issuer string) (*login, error) {
 		return nil, errLoginIssuer
 	}
 	return l, nil
+}
+
+// await keeps a login's code until the app confirms it. It returns the confirmation,
+// which only the browser gets.
+func (ls *pendingLogins) await(l *login, code tokenendpoint.Secret) string {
+	l.code = code
+	text := rand.Text()[:16] // 80 random bits
+	confirmation := text[:4] + "-" + text[4:8] + "-" + text[8:12] + "-" + text[12:]
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	ls.waiting.add(confirmation, l)
+	return confirmation
+}
+
+// confirm returns the login that the app confirms for a key; nil if there is none. A
+// confirmation is used up by the first attempt.
+func (ls *pendingLogins) confirm(key tokensource.Key, confirmation string) *login {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	l := ls.waiting.take(strings.ToUpper(strings.TrimSpace(confirmation)))
+	if l == nil || l.key != key {
+		return nil
+	}
+	return l
+}
+
+// local reports whether the provider sends browsers back to this host only.
+func (ls *pendingLogins) local() bool {
+	u, err := url.Parse(ls.auth.config.RedirectURL)
+	return err == nil && plainhttp.Loopback(u.Hostname())
 }
 
 // cookiePath is the path for which the browser sends the cookie back: the folder of
@@ -129,48 +152,4 @@ func (ls *pendingLogins) cookiePath() string {
 		return "/"
 	}
 	return path.Dir(u.Path)
-}
-
-// ticket is the sealed content of a login link: the values of the key, and how long
-// the link is valid. A person's browser cannot send the key's headers, so the link
-// has to carry the key. Only a permitted caller gets a link, in a problem document.
-type ticket struct {
-	Values []string  `json:"v"`
-	Until  time.Time `json:"u"`
-}
-
-// link returns the address at which a person begins the login for a key. It returns
-// "" if the redirect_uri does not lead to token_login, because then the address of
-// start is not known.
-func (ls *pendingLogins) link(source string, values []string) string {
-	base, ok := strings.CutSuffix(ls.auth.config.RedirectURL, "/"+loginCallback)
-	if !ok {
-		return ""
-	}
-	plain, err := json.Marshal(ticket{values, time.Now().Add(loginLife)})
-	if err != nil {
-		return ""
-	}
-	sealed := ls.seal.Seal(nil, nil, plain, []byte(source))
-	return base + "/" + loginStart + "?ticket=" + base64.RawURLEncoding.EncodeToString(sealed)
-}
-
-var errTicket = errors.New("this login link is not valid, or too old")
-
-// open returns the key's values in a login link. The link is valid for one source
-// only: the source's name is authenticated with it.
-func (ls *pendingLogins) open(source, text string) ([]string, error) {
-	sealed, err := base64.RawURLEncoding.DecodeString(text)
-	if err != nil {
-		return nil, errTicket
-	}
-	plain, err := ls.seal.Open(nil, nil, sealed, []byte(source))
-	if err != nil {
-		return nil, errTicket
-	}
-	var t ticket
-	if json.Unmarshal(plain, &t) != nil || time.Now().After(t.Until) {
-		return nil, errTicket
-	}
-	return t.Values, nil
 }

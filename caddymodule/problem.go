@@ -72,11 +72,11 @@ type problem struct {
 }
 
 // problemOf turns an error of a token source into a problem. values are the values
-// of the key, for the login link.
+// of the key, and binding is that of the person's browser, for the login link.
 //
 // The details never quote the error. It may name the provider's host and status,
 // which the app needs no more than the secret; the log has them.
-func (ps *pooledSource) problemOf(err error, values []string) *problem {
+func (ps *pooledSource) problemOf(err error, values []string, binding string) *problem {
 	p := &problem{source: ps.Name(), fault: tokensource.FaultOf(err), retryAfter: tokensource.RetryAfter(err)}
 	if len(values) > 0 && len(ps.KeyNames()) > 0 {
 		p.key = tokensource.NewKey(values...).String()
@@ -89,7 +89,7 @@ func (ps *pooledSource) problemOf(err error, values []string) *problem {
 		p.name, p.status, p.detail = problemAuthorizationRequired, http.StatusForbidden, "no token can be obtained without a person's consent"
 		p.retryAfter = 0
 		if ps.logins != nil {
-			p.login = ps.logins.link(ps.Name(), values)
+			p.login = ps.logins.link(ps.Name(), values, binding)
 		}
 	case errors.Is(err, tokensource.ErrBreakerOpen):
 		p.name, p.status = problemBreakerOpen, http.StatusServiceUnavailable
@@ -116,8 +116,13 @@ func (ps *pooledSource) problemOf(err error, values []string) *problem {
 	return p
 }
 
-func (t *Transport) problemOf(err error, values []string) *problem {
-	return t.source.problemOf(err, values)
+// problemOf is that of the source. The request may bind the login link to a browser.
+func (t *Transport) problemOf(req *http.Request, err error, values []string) *problem {
+	binding, bad := loginBinding(req)
+	if bad != nil && errors.Is(err, tokensource.ErrAuthorizationRequired) {
+		return &problem{name: problemBadRequest, status: http.StatusBadRequest, detail: bad.Error()}
+	}
+	return t.source.problemOf(err, values, binding)
 }
 
 // notInjected is the problem of a request that was not sent, because the token could

@@ -228,6 +228,9 @@ func (t *Transport) provisionEngine(caddy.Context) error {
 		return err
 	}
 	remove := t.keys.headers
+	if t.source.logins != nil {
+		remove = append(slices.Clip(remove), loginBindingHeader)
+	}
 	if !t.Forwarded {
 		remove = append(slices.Clip(remove), forwardedHeaders...)
 	}
@@ -324,7 +327,7 @@ func (t *Transport) notSent(req *http.Request, values []string, err error) (*htt
 	case errors.Is(err, bearer.ErrNotInjected):
 		return t.respond(req, notInjected(e.Err)), nil
 	}
-	return t.respond(req, t.problemOf(e.Err, values)), nil
+	return t.respond(req, t.problemOf(req, e.Err, values)), nil
 }
 
 // respond makes a response of the sidecar's own, and counts it.
