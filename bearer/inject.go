@@ -175,6 +175,9 @@ func (ij *injector) inject(req *http.Request, token *tokensource.Token, key []st
 		delete(out.Header, name)
 	}
 	ij.removeSpellings(out.Header)
+	if _, upgrades := out.Header["Upgrade"]; upgrades {
+		removeH2C(out.Header)
+	}
 	if ij.plain {
 		token.SetAuthHeader(out)
 	}
@@ -195,6 +198,22 @@ func (ij *injector) removeSpellings(h http.Header) {
 		if strings.Contains(name, "_") || strings.HasSuffix(name, "-") || strings.HasPrefix(name, "-") {
 			if ij.removes(name) {
 				delete(h, name)
+			}
+		}
+	}
+}
+
+// removeH2C removes an upgrade to HTTP/2 (h2c, which RFC 9113 has abandoned). After it,
+// the app would send further requests on that connection, past the sidecar and without
+// a token.
+func removeH2C(h http.Header) {
+	for _, line := range h["Upgrade"] {
+		for _, protocol := range strings.Split(line, ",") {
+			if name, _, _ := strings.Cut(strings.TrimSpace(protocol), "/"); strings.EqualFold(name, "h2c") || strings.EqualFold(name, "HTTP") {
+				delete(h, "Upgrade")
+				delete(h, "Http2-Settings")
+				delete(h, "Connection") // it names what was removed
+				return
 			}
 		}
 	}

@@ -55,6 +55,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	a.log = ctx.Logger()
 	a.built = make(map[string]*pooledSource)
 	filterStdLog(ctx)
+	a.warnAdmin(ctx)
 	var err error
 	if a.tracing, err = newTracing(ctx); err != nil {
 		return err

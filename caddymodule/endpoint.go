@@ -210,6 +210,10 @@ func (e *Endpoint) build(gc *GrantContext) (*tokenendpoint.Endpoint, error) {
 			return nil, err
 		}
 	}
+	e.warnLiterals(gc)
+	if e.Transport != nil && unverified(e.Transport.TLS) {
+		gc.warn(e.Origin, "transport", noVerification)
+	}
 	return ep, nil
 }
 

@@ -67,6 +67,7 @@ func (g *Password) TokenGrant(gc *GrantContext) (tokensource.Grant, error) {
 	if err != nil {
 		return nil, err
 	}
+	g.warnLiteral(gc, "password", g.Password)
 	password, err := gc.template(g.Origin, "password", g.Password, keepsFiles)
 	if err != nil {
 		return nil, err
@@ -109,6 +110,7 @@ func (g *AuthorizationCode) TokenGrant(gc *GrantContext) (tokensource.Grant, err
 	if g.RedirectURI != "" && !absoluteURI(redirectURI) {
 		return nil, g.Origin.errorf("redirect_uri", notAbsoluteURI+" (RFC 6749, section 3.1.2)")
 	}
+	g.warnRedirect(gc, redirectURI)
 	grant, err := gc.grant(&g.Endpoint, func(ep *tokenendpoint.Endpoint) *tokensource.EndpointGrant {
 		return tokensource.AuthorizationCode(ep, redirectURI)
 	})
@@ -196,6 +198,7 @@ func (g *RefreshToken) TokenGrant(gc *GrantContext) (tokensource.Grant, error) {
 	if g.Token == "" {
 		return nil, g.Origin.errorf("", "grant refresh_token: got no refresh_token: expected refresh_token <token>")
 	}
+	g.warnLiteral(gc, "refresh_token", g.Token)
 	initial, err := gc.secret(g.Origin, "refresh_token", g.Token)
 	if err != nil {
 		return nil, err
@@ -245,6 +248,8 @@ type GrantContext struct {
 	source   func(name string) (*tokensource.Source, error)
 	// transports are those of the endpoints that were built, by their settings.
 	transports map[*reverseproxy.HTTPTransport]http.RoundTripper
+	// warned are the options of which a warning was logged.
+	warned map[string]bool
 }
 
 // template resolves the placeholders in an option's text, but for those that it

@@ -94,6 +94,7 @@ func (tl *TokenLogin) Provision(ctx caddy.Context) error {
 	if tl.callers, err = newCallerCheck(tl.Callers, tl.Hosts); err != nil {
 		return tl.Origin.errorf("callers", "%w", err)
 	}
+	tl.callers.warnEveryone(ctx, tl.Origin)
 	if !validReturnTo(tl.ReturnTo) {
 		return tl.Origin.errorf("return_to", "%q: expected an https URL, an http URL of this host, or a path", tl.ReturnTo)
 	}

@@ -92,6 +92,9 @@ func (rs *RedisStore) Provision(ctx caddy.Context) (err error) {
 	if rs.TLS == nil {
 		return nil
 	}
+	if unverified(rs.TLS) {
+		warn(ctx, rs.Origin, "tls", noVerification)
+	}
 	settings := copyTLS(rs.TLS)
 	rs.tls, err = newLiveTLS(ctx, rs.TLS, func(ctx caddy.Context) (*tls.Config, error) {
 		cfg, err := copyTLS(settings).MakeTLSClientConfig(ctx)

@@ -249,9 +249,13 @@ func (t *Transport) provisionEngine(caddy.Context) error {
 	return nil
 }
 
-func (t *Transport) provisionChecks(caddy.Context) (err error) {
+func (t *Transport) provisionChecks(ctx caddy.Context) (err error) {
 	if t.callers, err = newCallerCheck(t.Callers, t.Hosts); err != nil {
 		return t.Origin.errorf("callers", "%w", err)
+	}
+	t.callers.warnEveryone(ctx, t.Origin)
+	if unverified(t.TLS) {
+		warn(ctx, t.Origin, "tls_insecure_skip_verify", noVerification)
 	}
 	if err := t.Breaker.check(t.Origin); err != nil {
 		return err

@@ -60,7 +60,11 @@ func TestFirstRun(t *testing.T) {
 	if status, _ := get("http://127.0.0.1:9099/hello"); status != http.StatusUnauthorized {
 		t.Errorf("the demo's API answered %d to a call without a token: expected 401", status)
 	}
-	if _, metrics := get("http://127.0.0.1:2019/metrics"); !strings.Contains(metrics, `caddy_bearer_requests_total{result="ok",source="demo"} 1`) {
+	socket := filepath.Join("..", "caddy.sock")
+	if info, err := os.Stat(socket); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the admin endpoint's socket: %v, %v", info, err)
+	}
+	if metrics := readSocket(t, socket, "/metrics"); !strings.Contains(metrics, `caddy_bearer_requests_total{result="ok",source="demo"} 1`) {
 		t.Errorf("the metrics do not show the demo's request:\n%s", metrics)
 	}
 }

@@ -105,6 +105,38 @@ func startProcess(t *testing.T, config []byte, vars map[string]string, address s
 	return p
 }
 
+// command runs one of Caddy's commands, which finds the process by the admin endpoint of the configuration.
+func (p *process) command(t *testing.T, config []byte, args ...string) (string, error) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "config.json")
+	if err := os.WriteFile(file, config, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(p.cmd.Path, append(args, "--config", file)...)
+	cmd.Env = p.cmd.Env
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// validate has `caddy validate` load a configuration. It logs to where that says.
+func validate(t *testing.T, config []byte, vars map[string]string) {
+	t.Helper()
+	binary, err := buildCaddy()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "config.json")
+	if err := os.WriteFile(file, config, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(binary, "validate", "--config", file)
+	cmd.Env = environ(vars)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("caddy validate: %v: %s", err, out)
+	}
+}
+
 // kill ends the process with no chance to tidy up, and gives what it had printed.
 func (p *process) kill(t *testing.T) string {
 	t.Helper()

@@ -17,6 +17,11 @@ func (r *renewal) exchange(ctx context.Context, g CodeGrant, c Code, sum [sha256
 	s, e := r.s, r.e
 	cur := e.current()
 	r.code = true
+	leave, err := s.enterCode(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	st, err := s.note(ctx, e, tokenstore.CodeHash(sum), true) // the generation goes on where the stored one is
 	switch {
 	case errors.Is(err, tokenstore.ErrUnreadable):

@@ -126,6 +126,9 @@ type Source struct {
 	kept     keptNames
 	warned   once // of what is told once
 
+	codes     codeOwners
+	codeCalls chan struct{} // one for each code that is on its way
+
 	// life ends with Close; renewals take their context from it, not from the
 	// request that started them.
 	life   context.Context
@@ -162,6 +165,7 @@ func New(cfg Config) (*Source, error) {
 	if cfg.Store != nil {
 		s.store = tokenstore.NewClient(cfg.Store, codec, rand.Text(), s.storeTurned)
 	}
+	s.codeCalls = make(chan struct{}, maxCodeCalls)
 	for i := range s.noting {
 		s.noting[i] = make(chan struct{}, 1)
 	}
@@ -471,6 +475,9 @@ func (s *Source) Exchange(ctx context.Context, k Key, c Code) (*Token, error) {
 		return nil, fmt.Errorf("token source %s: its grant takes no code: %w", s.cfg.Name, errors.ErrUnsupported)
 	}
 	sum := sha256.Sum256([]byte(c.Code.Reveal()))
+	if !s.codes.claim(sum, k) {
+		return nil, fmt.Errorf("token source %s: %w: it was handed over for another key", s.cfg.Name, ErrCodeRefused)
+	}
 	e, err := s.entry(k, time.Now())
 	if err != nil {
 		return nil, err
