@@ -29,7 +29,7 @@ func received(t *testing.T, lines ...string) *http.Request {
 	return req
 }
 
-func mustInjector(t *testing.T, list []Injection, keyNames ...string) *injector {
+func mustInjector(t testing.TB, list []Injection, keyNames ...string) *injector {
 	t.Helper()
 	ij, err := newInjector(list, keyNames, nil)
 	if err != nil {

@@ -35,7 +35,7 @@ func testGrant(f fakeEndpoint) *tokensource.EndpointGrant {
 }
 
 // testSource is a source that ends with the test.
-func testSource(t *testing.T, cfg tokensource.Config) *tokensource.Source {
+func testSource(t testing.TB, cfg tokensource.Config) *tokensource.Source {
 	t.Helper()
 	cfg.Name = "api"
 	src, err := tokensource.New(cfg)
@@ -47,7 +47,7 @@ func testSource(t *testing.T, cfg tokensource.Config) *tokensource.Source {
 }
 
 // testToken is a token from an answer with these further members.
-func testToken(t *testing.T, access string, members ...string) *tokensource.Token {
+func testToken(t testing.TB, access string, members ...string) *tokensource.Token {
 	t.Helper()
 	answer := map[string]any{"access_token": access, "expires_in": 3600}
 	for i := 0; i < len(members); i += 2 {

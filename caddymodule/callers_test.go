@@ -13,7 +13,7 @@ import (
 	"github.com/pires/go-proxyproto"
 )
 
-func mustCallers(t *testing.T, callers, hosts []string) *callerCheck {
+func mustCallers(t testing.TB, callers, hosts []string) *callerCheck {
 	t.Helper()
 	c, err := newCallerCheck(callers, hosts)
 	if err != nil {

@@ -33,7 +33,7 @@ func confirmationOn(t *testing.T, page string) string {
 }
 
 // opening is a browser's request for a login link.
-func (rig *loginRig) opening(t *testing.T, binding string, cookies ...*http.Cookie) *http.Request {
+func (rig *loginRig) opening(t testing.TB, binding string, cookies ...*http.Cookie) *http.Request {
 	t.Helper()
 	link, err := url.Parse(rig.source.logins.link("api", []string{"alice"}, binding))
 	if err != nil {

@@ -27,7 +27,7 @@ type loginRig struct {
 	answer func() (int, string)
 }
 
-func newLoginRig(t *testing.T, issuer string, keys ...KeyPart) *loginRig {
+func newLoginRig(t testing.TB, issuer string, keys ...KeyPart) *loginRig {
 	t.Helper()
 	rig := &loginRig{answer: func() (int, string) { return 200, `{"access_token": "issued", "expires_in": 3600}` }}
 	grant := testGrant(func(req *http.Request) (int, string) {
@@ -64,7 +64,7 @@ func (rig *loginRig) calls() []url.Values {
 }
 
 // serve serves a request as Caddy would pass it on.
-func (rig *loginRig) serve(t *testing.T, req *http.Request) *http.Response {
+func (rig *loginRig) serve(t testing.TB, req *http.Request) *http.Response {
 	t.Helper()
 	repl := caddyhttp.NewTestReplacer(req)
 	ctx := context.WithValue(req.Context(), caddy.ReplacerCtxKey, repl)
@@ -97,7 +97,7 @@ type begun struct {
 	cookie *http.Cookie
 }
 
-func (rig *loginRig) begin(t *testing.T, req *http.Request) begun {
+func (rig *loginRig) begin(t testing.TB, req *http.Request) begun {
 	t.Helper()
 	res := rig.serve(t, req)
 	if res.StatusCode != http.StatusFound || len(res.Cookies()) != 1 {

@@ -33,7 +33,7 @@ func testGrant(f fakeEndpoint) *tokensource.EndpointGrant {
 }
 
 // testSource is a source that ends with the test.
-func testSource(t *testing.T, cfg tokensource.Config) *tokensource.Source {
+func testSource(t testing.TB, cfg tokensource.Config) *tokensource.Source {
 	t.Helper()
 	cfg.Name = "api"
 	src, err := tokensource.New(cfg)
@@ -57,7 +57,7 @@ func (b *clientBody) Close() error {
 
 func (b *clientBody) closes() int { return b.closed }
 
-func readAll(t *testing.T, r io.Reader) string {
+func readAll(t testing.TB, r io.Reader) string {
 	t.Helper()
 	text, err := io.ReadAll(r)
 	if err != nil {
