@@ -129,7 +129,9 @@ func endless(res *http.Response) bool {
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		return true
 	}
-	mediaType, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type"))
+	// Without its parameters, of which there may be thousands.
+	contentType, _, _ := strings.Cut(res.Header.Get("Content-Type"), ";")
+	mediaType, _, _ := mime.ParseMediaType(contentType)
 	top, sub, _ := strings.Cut(mediaType, "/")
 	switch {
 	case slices.Contains([]string{"audio", "video", "image", "font", "multipart"}, top):
@@ -150,7 +152,8 @@ type peeked struct {
 	plain *bytes.Buffer // the same, decompressed; it may be head itself
 	in    io.Reader     // reads further, into head and plain; nil: nothing was read yet
 	found map[string]any
-	tried bool // found is complete
+	tried bool    // found is complete
+	text  *string // all of plain; nil: it was not asked for
 }
 
 // open prepares reading. The limit holds for the body as it came and for the
@@ -185,9 +188,13 @@ func (p *peeked) JSON(path string) (any, bool) {
 
 // Text implements [tokenendpoint.Body]. It reads up to the limit.
 func (p *peeked) Text() string {
-	p.open()
-	_, _ = io.Copy(io.Discard, p.in)
-	return p.plain.String()
+	if p.text == nil {
+		p.open()
+		_, _ = io.Copy(io.Discard, p.in)
+		text := p.plain.String()
+		p.text = &text
+	}
+	return *p.text
 }
 
 // rejoin puts the body together again: first what was read, then the rest. It

@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddy-bearer/caddy-bearer/internal/sleep"
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
+	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // retry handles a request whose token the API has refused. It gathers the
@@ -272,9 +273,10 @@ type blamed struct {
 	method, path, code string
 }
 
-// blame describes a refusal. It leaves out texts that contain the token or a part
-// of it: an app may put the token into a path, and an API may repeat it in
-// WWW-Authenticate. It also removes control characters and limits the length.
+// blame describes a refusal. It leaves out a path that contains the token or a part
+// of it, because an app may put it there, removes control characters, and limits the
+// length. The error code is one of a closed list, or "other": an API may write
+// anything there, also a token.
 func blame(req *http.Request, res *http.Response, token *tokensource.Token) *blamed {
 	clean := func(text string, most int) string {
 		access := token.AccessToken()
@@ -293,23 +295,32 @@ func blame(req *http.Request, res *http.Response, token *tokensource.Token) *bla
 		status: res.StatusCode,
 		method: clean(req.Method, 20),
 		path:   clean(req.URL.EscapedPath(), 200),
-		code:   clean(challengeError(res.Header), 60),
+		code:   tokenendpoint.Code(challengeError(res.Header)).String(),
 	}
 }
+
+// maxChallenge is how much of WWW-Authenticate is looked at, in bytes. A challenge
+// has some hundred.
+const maxChallenge = 4 << 10
 
 // challengeError returns the error parameter of WWW-Authenticate (RFC 6750, section
 // 3), or "". It does not parse the header strictly, because many APIs do not write
 // it strictly.
 func challengeError(h http.Header) string {
+	left := maxChallenge
 	for _, line := range h["Www-Authenticate"] {
-		for rest := line; ; {
-			i := strings.Index(strings.ToLower(rest), "error")
+		line = line[:min(len(line), left)]
+		left -= len(line)
+		lower := asciiLower(line)
+		for at := 0; ; {
+			i := strings.Index(lower[at:], "error")
 			if i < 0 {
 				break
 			}
-			inWord := i > 0 && !strings.ContainsRune(" \t,", rune(rest[i-1]))
-			rest = rest[i+len("error"):]
-			value, ok := strings.CutPrefix(strings.TrimLeft(rest, " \t"), "=")
+			begin := at + i
+			at = begin + len("error")
+			inWord := begin > 0 && !strings.ContainsRune(" \t,", rune(line[begin-1]))
+			value, ok := strings.CutPrefix(strings.TrimLeft(line[at:], " \t"), "=")
 			if inWord || !ok {
 				continue // error_description, or a word that ends in "error"
 			}
@@ -324,6 +335,17 @@ func challengeError(h http.Header) string {
 		}
 	}
 	return ""
+}
+
+// asciiLower is text with its ASCII letters in lower case, and as long as it was.
+func asciiLower(text string) string {
+	lower := []byte(text)
+	for i, c := range lower {
+		if 'A' <= c && c <= 'Z' {
+			lower[i] = c + 'a' - 'A'
+		}
+	}
+	return string(lower)
 }
 
 // discard closes a refusal that the app will not see. If it is short, the rest is

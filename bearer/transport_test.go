@@ -45,7 +45,7 @@ func grant(fail *tokenendpoint.Error) tokensource.Grant {
 			URL: tokenendpoint.Literal("https://idp.example/token"), Auth: tokenendpoint.ClientNone,
 			Transport: roundTripper(func(*http.Request) (*http.Response, error) {
 				if fail != nil {
-					return answer(fail.Status, `{"error": "`+fail.Code+`"}`), nil
+					return answer(fail.Status, `{"error": "`+string(fail.Code)+`"}`), nil
 				}
 				mu.Lock()
 				defer mu.Unlock()

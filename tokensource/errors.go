@@ -87,11 +87,12 @@ func Result(err error) string {
 	return "unavailable"
 }
 
-// ErrorCode returns the endpoint's error code in err, or "".
+// ErrorCode returns the endpoint's error code in err as it may be shown, see
+// [tokenendpoint.Error.ShownCode]; "" if there is none.
 func ErrorCode(err error) string {
 	var ee *tokenendpoint.Error
 	if errors.As(err, &ee) {
-		return ee.Code
+		return ee.ShownCode()
 	}
 	return ""
 }

@@ -102,7 +102,7 @@ func status(n int) error {
 }
 
 func refusal(code string) error {
-	return &tokenendpoint.Error{Call: "fake", Host: "idp", Status: 400, Code: code, Class: tokenendpoint.Permanent, Sent: true}
+	return &tokenendpoint.Error{Call: "fake", Host: "idp", Status: 400, Code: tokenendpoint.Code(code), Class: tokenendpoint.Permanent, Sent: true}
 }
 
 func throttle(after time.Duration) error {

@@ -167,7 +167,7 @@ func judgeShared(ee *tokenendpoint.Error, ev evidence) judgement {
 	if unauthorized {
 		suspects = suspectsUnauthorized
 	}
-	aboutClient := (unauthorized && !ofToken(ee.Code)) || said == FaultClient
+	aboutClient := (unauthorized && !ofToken(string(ee.Code))) || said == FaultClient
 	switch ev.call {
 	case callRefreshToken:
 		if ev.works || !aboutClient {
@@ -233,7 +233,7 @@ func saidByCode(ee *tokenendpoint.Error, ev evidence) (said Fault, certain bool)
 		}
 		return FaultEndpoint, true
 	}
-	code := ee.Code
+	code := string(ee.Code)
 	switch {
 	case ofClient(code):
 		return FaultClient, true

@@ -18,7 +18,7 @@ func TestJudge(t *testing.T) {
 		stays
 	)
 	said := func(status int, code string) *tokenendpoint.Error {
-		return &tokenendpoint.Error{Status: status, Code: code, Class: tokenendpoint.Permanent, Sent: true}
+		return &tokenendpoint.Error{Status: status, Code: tokenendpoint.Code(code), Class: tokenendpoint.Permanent, Sent: true}
 	}
 	bare := func(status int) *tokenendpoint.Error { return &tokenendpoint.Error{Status: status, Sent: true} }
 	means := func(m tokenendpoint.Meaning) *tokenendpoint.Error {

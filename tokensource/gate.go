@@ -2,6 +2,7 @@ package tokensource
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -531,8 +532,15 @@ func (g *gate) suspect(k Key, err error, enough int) bool {
 	return alike >= enough
 }
 
-// wordsOf is what an endpoint said, for comparing.
-func wordsOf(err error) string { return fmt.Sprint(statusOf(err), ErrorCode(err)) }
+// wordsOf is what an endpoint said, for comparing: not what is shown of it.
+func wordsOf(err error) string {
+	var code string
+	var ee *tokenendpoint.Error
+	if errors.As(err, &ee) {
+		code = string(ee.Code)
+	}
+	return fmt.Sprint(statusOf(err), code)
+}
 
 // clientRefused begins or goes on with the refusal of the client: a probe after
 // 5 s, 15 s, and then each minute.

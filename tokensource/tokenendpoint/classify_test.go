@@ -63,8 +63,8 @@ func TestClassification(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			ee := wiretest.MustFail(t, wiretest.Endpoint(wiretest.Responding(c.status, "application/json", c.body, c.headers...)))
-			if ee.Class != c.class || ee.Code != c.code || ee.Status != c.status {
-				t.Errorf("%v, code %q, status %d, want %v, %q, %d", ee.Class, ee.Code, ee.Status, c.class, c.code, c.status)
+			if ee.Class != c.class || string(ee.Code) != c.code || ee.Status != c.status {
+				t.Errorf("%v, code %q, status %d, want %v, %q, %d", ee.Class, string(ee.Code), ee.Status, c.class, c.code, c.status)
 			}
 			if errors.Is(ee, tokenendpoint.ErrRefused) != (c.class == permanent) || errors.Is(ee, tokenendpoint.ErrUnavailable) == (c.class == permanent) {
 				t.Errorf("%v is neither or both of ErrRefused and ErrUnavailable", ee)

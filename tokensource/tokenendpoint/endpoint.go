@@ -9,8 +9,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"regexp"
-	"strings"
 	"sync"
 	"time"
 )
@@ -131,7 +129,15 @@ func (ep *Endpoint) attempt(ctx context.Context, call string, params []Param, va
 	if err != nil {
 		return nil, fmt.Errorf("%s call: %w", call, err)
 	}
-	fail := &Error{Call: call, Method: req.Method, Host: req.URL.Host, Path: ep.path()}
+	fail := &Error{Call: call, Method: req.Method}
+	fail.Host, fail.Path = ep.address()
+	plain := func(err error) (error, bool) {
+		err, sent := plainError(ctx, err)
+		if fail.Host != req.URL.Host {
+			err = withoutHost(err, fail.Host)
+		}
+		return err, sent
+	}
 	transport := ep.Transport
 	if transport == nil {
 		transport = defaultTransport()
@@ -143,7 +149,7 @@ func (ep *Endpoint) attempt(ctx context.Context, call string, params []Param, va
 	// wherever they point.
 	res, err := transport.RoundTrip(req)
 	if err != nil {
-		fail.Err, fail.Sent = plainError(ctx, err)
+		fail.Err, fail.Sent = plain(err)
 		return nil, fail
 	}
 	defer res.Body.Close()
@@ -153,7 +159,7 @@ func (ep *Endpoint) attempt(ctx context.Context, call string, params []Param, va
 		err = errTooLong
 	}
 	if err != nil {
-		fail.Err, _ = plainError(ctx, err)
+		fail.Err, _ = plain(err)
 		// what a refusal says is in its status; only a response is lost when cut
 		fail.Class, fail.Meaning = ep.Response.classOf(res, nil, "")
 		fail.RetryAfter = parseRetryAfter(res.Header.Get("Retry-After"), time.Now())
@@ -186,23 +192,6 @@ func (ep *Endpoint) withOwnVars(vars Lookup) Lookup {
 		return own(name)
 	}
 }
-
-// path is the path of the URL, for errors: without a query, which may hold
-// secrets, and with all that was put into it by its name.
-func (ep *Endpoint) path() string {
-	text := ep.URL.shown()
-	if _, rest, ok := strings.Cut(text, "://"); ok {
-		text = rest
-	}
-	m := hostAndPath.FindStringSubmatch(text)
-	if m == nil {
-		return ""
-	}
-	return m[1]
-}
-
-// hostAndPath finds the path behind a host. Names in braces may hold a slash.
-var hostAndPath = regexp.MustCompile(`^(?:\{[^}]*\}|[^/?#{])*(/(?:\{[^}]*\}|[^?#{])*)`)
 
 var (
 	errTimeout = errors.New("no complete response in time")

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
@@ -52,14 +51,20 @@ const (
 	RefusedForGood Meaning = "permanent"      // the client by a grant, the refresh token by a refresh
 )
 
-// Shape is what a response looked like, without any of its values.
+// Shape is what a response looked like, without any of its values, in words of
+// closed lists and of the settings.
 type Shape struct {
-	// ContentType is the media type; empty: none, or not one by its form.
+	// ContentType is the media type: one that is well known, or "another content
+	// type"; empty: none, or not one by its form.
 	ContentType string
 	// JSON reports whether the body is JSON, or a form.
 	JSON bool
-	// Members are the names at its top level, at most 12, in alphabetical order.
+	// Members are the names at its top level, at most 12, in alphabetical order: those
+	// that consist of well-known words, as access_token does, or that the settings
+	// name. Another name may be data.
 	Members []string
+	// Others is how many further members there are.
+	Others int
 }
 
 // String returns the shape for people.
@@ -68,30 +73,42 @@ func (s Shape) String() string {
 	if kind == "" {
 		kind = "no content type"
 	}
+	others := ""
+	switch {
+	case s.Others == 1:
+		others = "1 other member"
+	case s.Others > 1:
+		others = fmt.Sprintf("%d other members", s.Others)
+	}
 	switch {
 	case !s.JSON:
 		return kind + ", not JSON"
-	case len(s.Members) == 0:
+	case len(s.Members) == 0 && others == "":
 		return kind + ", no members"
+	case len(s.Members) == 0:
+		return kind + " with " + others
+	case others != "":
+		others = " and " + others
 	}
-	return kind + " with " + strings.Join(s.Members, ", ")
+	return kind + " with " + strings.Join(s.Members, ", ") + others
 }
 
-// Error is a failed token call. It never holds the response's body, nor
-// anything that was sent.
+// Error is a failed token call. It never holds the response's body, nor any secret
+// that was sent. What it prints of the response are words of closed lists and of the
+// settings.
 type Error struct {
 	// Call is what was asked: the grant's type, or refresh_token.
 	Call string
 	// Method is the request's method, and Path the path of its URL, with variables
 	// by their names.
 	Method, Path string
-	// Host is the endpoint's host and port.
+	// Host is the endpoint's host and port, with variables by their names.
 	Host string
 	// Status is the HTTP status; 0 when there was no response.
 	Status int
 	// Code is the response's error code (RFC 6749, section 5.2), when it is one
-	// by its form.
-	Code string
+	// by its form. It says what the failure means; [Error.ShownCode] is for showing.
+	Code Code
 	// Shape is what the response looked like.
 	Shape Shape
 	// Class is what the failure means.
@@ -105,6 +122,23 @@ type Error struct {
 	Sent bool
 	// Err is the cause where there is no status to speak for itself.
 	Err error
+
+	codeNamed  string // Code as the settings write it; "": they do not
+	codeHidden bool   // Code is judged, and not shown
+}
+
+// ShownCode returns the error code for people, logs and metrics: one of a closed list
+// (see [Code]), one that a matcher of the settings has for a value, or "other"; ""
+// if there is none. A response with a status of success has one only if it has
+// OAuth's shape of an error.
+func (e *Error) ShownCode() string {
+	switch {
+	case e.Code == "", e.codeHidden:
+		return ""
+	case e.codeNamed != "":
+		return e.codeNamed
+	}
+	return e.Code.String()
 }
 
 // Error says what was called, and what came back.
@@ -117,11 +151,12 @@ func (e *Error) Error() string {
 	}
 	if e.Status != 0 {
 		fmt.Fprintf(&b, "status %d", e.Status)
-		switch {
-		case e.Code != "" && e.Registered():
-			fmt.Fprintf(&b, ", error %s", e.Code)
-		case e.Code != "":
-			fmt.Fprintf(&b, ", error %s (not a registered code)", e.Code)
+		switch code := e.ShownCode(); {
+		case code == "":
+		case code == otherCode || e.Code.Registered():
+			fmt.Fprintf(&b, ", error %s", code)
+		default:
+			fmt.Fprintf(&b, ", error %s (not a registered code)", code)
 		}
 		if e.Shape.ContentType != "" || e.Shape.JSON {
 			fmt.Fprintf(&b, ", %s", e.Shape)
@@ -139,12 +174,6 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// Registered reports whether Code is one that OAuth knows (RFC 6749, sections
-// 4.1.2.1 and 5.2; RFC 8628, section 3.5; RFC 8707, section 2).
-func (e *Error) Registered() bool {
-	return slices.Contains(refusalCodes, e.Code) || slices.Contains(transientCodes, e.Code) || e.Code == "slow_down"
-}
-
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
@@ -160,7 +189,8 @@ func (e *Error) Is(target error) bool {
 }
 
 // As makes the failure readable for programs that know golang.org/x/oauth2's
-// RetrieveError. Its Body stays empty.
+// RetrieveError. Its Body stays empty, and its ErrorCode is [Error.ShownCode]: a
+// RetrieveError prints both. A program that needs another code asks for Code.
 func (e *Error) As(target any) bool {
 	re, ok := target.(**oauth2.RetrieveError)
 	if !ok || e.Status == 0 {
@@ -168,7 +198,7 @@ func (e *Error) As(target any) bool {
 	}
 	*re = &oauth2.RetrieveError{
 		Response:  &http.Response{StatusCode: e.Status, Status: fmt.Sprintf("%d %s", e.Status, http.StatusText(e.Status))},
-		ErrorCode: e.Code,
+		ErrorCode: e.ShownCode(),
 	}
 	return true
 }

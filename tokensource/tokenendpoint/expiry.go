@@ -83,7 +83,7 @@ func ValidExpiryKind(kind ExpiryKind) bool { return slices.Contains(ExpiryKinds(
 
 // expiry reads the expiry of a response: of the paths the first whose value can
 // be read.
-func (r *ResponseOptions) expiry(header http.Header, doc any, access string) Expiry {
+func (r *ResponseOptions) expiry(header http.Header, doc *document, access string) Expiry {
 	now := time.Now()
 	switch r.ExpiryKind {
 	case ExpiryJWT:
@@ -113,7 +113,7 @@ func (r *ResponseOptions) expiry(header http.Header, doc any, access string) Exp
 
 // expiryText is memberText without the blanks around it; nothing else than blanks
 // is nothing.
-func expiryText(path string, header http.Header, doc any) (text, found string) {
+func expiryText(path string, header http.Header, doc *document) (text, found string) {
 	text, found = memberText(path, header, doc)
 	trimmed := strings.TrimSpace(text)
 	if trimmed == "" && text != "" {
@@ -426,7 +426,7 @@ func dateOf(digits []string, fraction, zone string) (time.Time, bool) {
 // the token is not ours to judge, its lifetime is a hint.
 func jwtExpiry(token string, now time.Time) Expiry {
 	unreadable := Expiry{State: ExpiryUnreadable, Path: "exp", Found: "no JWT"}
-	parts := strings.Split(token, ".")
+	parts := strings.SplitN(token, ".", 4) // there may be thousands of dots
 	if len(parts) != 3 {
 		return unreadable
 	}
@@ -434,8 +434,8 @@ func jwtExpiry(token string, now time.Time) Expiry {
 	if err != nil {
 		return unreadable
 	}
-	claims, ok := DecodeJSON(payload).(map[string]any)
-	if !ok {
+	claims := parseJSON(payload)
+	if claims == nil || claims.kind(0) != jsonObject {
 		return unreadable
 	}
 	text, found := expiryText("exp", nil, claims)

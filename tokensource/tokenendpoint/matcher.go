@@ -1,12 +1,9 @@
 package tokenendpoint
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
-	"io"
 	"net/http"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -45,11 +42,15 @@ type Body interface {
 
 // Matches reports whether the matcher holds. body is nil when there is none.
 func (p Matcher) Matches(status int, header http.Header, body Body) bool {
+	return p.matches(status, header, body, new(lowered))
+}
+
+func (p Matcher) matches(status int, header http.Header, body Body, low *lowered) bool {
 	switch {
 	case len(p.Status) > 0:
 		return slices.Contains(p.Status, status)
 	case p.Header != "":
-		return slices.ContainsFunc(header.Values(p.Header), p.matchesText)
+		return slices.ContainsFunc(header.Values(p.Header), func(value string) bool { return p.matchesText(value, low) })
 	case body == nil:
 		return false
 	case p.JSON != "":
@@ -61,9 +62,9 @@ func (p Matcher) Matches(status int, header http.Header, body Body) bool {
 		if !scalar {
 			return len(p.Values) == 0
 		}
-		return p.matchesText(text)
+		return p.matchesText(text, low)
 	case p.Text != nil:
-		return p.containedIn(body.Text())
+		return p.containedIn(body.Text(), low)
 	}
 	return false
 }
@@ -93,8 +94,12 @@ func CheckMatchers(ms []Matcher) error {
 // AnyMatches reports whether one of the matchers holds. Those that look into the
 // body come last.
 func AnyMatches(ps []Matcher, status int, header http.Header, body Body) bool {
+	low := new(lowered)
+	if whole, ok := body.(*wholeBody); ok {
+		low = &whole.low
+	}
 	for _, inside := range []bool{false, true} {
-		if slices.ContainsFunc(ps, func(p Matcher) bool { return p.LooksInside() == inside && p.Matches(status, header, body) }) {
+		if slices.ContainsFunc(ps, func(p Matcher) bool { return p.LooksInside() == inside && p.matches(status, header, body, low) }) {
 			return true
 		}
 	}
@@ -102,121 +107,94 @@ func AnyMatches(ps []Matcher, status int, header http.Header, body Body) bool {
 }
 
 // containedIn reports whether one of the patterns of Text stands in a text.
-func (p Matcher) containedIn(text string) bool {
+func (p Matcher) containedIn(text string, low *lowered) bool {
 	if len(p.Text) == 0 {
 		return text != ""
 	}
-	text = strings.ToLower(text)
+	text = low.of(text)
 	return slices.ContainsFunc(p.Text, func(pattern string) bool {
 		return wildcard("*"+strings.ToLower(pattern)+"*", text)
 	})
 }
 
-// wholeBody is a body that has been read.
-type wholeBody struct {
-	doc  any // nil: it is neither JSON nor a form
-	text []byte
-}
-
-// JSON implements [Body].
-func (b *wholeBody) JSON(path string) (any, bool) { return lookupPath(b.doc, path) }
-
-// Text implements [Body].
-func (b *wholeBody) Text() string { return string(b.text) }
-
-func (p Matcher) matchesText(text string) bool {
+func (p Matcher) matchesText(text string, low *lowered) bool {
 	if len(p.Values) == 0 {
 		return text != ""
 	}
+	text = low.of(text)
 	return slices.ContainsFunc(p.Values, func(pattern string) bool {
-		return wildcard(strings.ToLower(pattern), strings.ToLower(text))
+		return wildcard(strings.ToLower(pattern), text)
 	})
+}
+
+// lowered has long texts in lower case. Many matchers look at the same text, and
+// each would make its own copy.
+type lowered struct{ texts map[string]string }
+
+func (l *lowered) of(text string) string {
+	const long = 256
+	if len(text) < long {
+		return strings.ToLower(text)
+	}
+	low, ok := l.texts[text]
+	if !ok {
+		if l.texts == nil {
+			l.texts = make(map[string]string)
+		}
+		low = strings.ToLower(text)
+		l.texts[text] = low
+	}
+	return low
+}
+
+// wholeBody is a body that has been read. What one matcher has found in it, others
+// find again.
+type wholeBody struct {
+	doc  *document // nil: it is neither JSON nor a form
+	text []byte
+
+	found map[string]any // by path
+	plain *string        // text
+	low   lowered
+}
+
+// JSON implements [Body].
+func (b *wholeBody) JSON(path string) (any, bool) {
+	value, ok := b.found[path]
+	if !ok {
+		if value, ok = b.doc.lookup(path); ok {
+			if b.found == nil {
+				b.found = make(map[string]any)
+			}
+			b.found[path] = value
+		}
+	}
+	return value, ok
+}
+
+// Text implements [Body].
+func (b *wholeBody) Text() string {
+	if b.plain == nil {
+		text := string(b.text)
+		b.plain = &text
+	}
+	return *b.plain
 }
 
 // wildcard reports whether text matches a pattern in which * is any text.
 func wildcard(pattern, text string) bool {
-	pieces := strings.Split(pattern, "*")
-	if len(pieces) == 1 {
+	piece, rest, more := strings.Cut(pattern, "*")
+	if !more {
 		return pattern == text
 	}
-	if !strings.HasPrefix(text, pieces[0]) {
-		return false
-	}
-	text = text[len(pieces[0]):]
-	last := pieces[len(pieces)-1]
-	for _, piece := range pieces[1 : len(pieces)-1] {
-		i := strings.Index(text, piece)
-		if i < 0 {
-			return false
+	text, ok := strings.CutPrefix(text, piece)
+	for ok {
+		if piece, rest, more = strings.Cut(rest, "*"); !more {
+			return strings.HasSuffix(text, piece)
 		}
-		text = text[i+len(piece):]
+		_, text, ok = strings.Cut(text, piece)
 	}
-	return strings.HasSuffix(text, last)
-}
-
-// DecodeJSON decodes one JSON document, numbers kept as written; nil when it
-// is not one. NaN and Infinity, which some encoders write, are taken for null.
-func DecodeJSON(body []byte) any {
-	body = bytes.TrimPrefix(body, []byte("\ufeff"))
-	if v, ok := decodeJSON(body); ok {
-		return v
-	}
-	if !bytes.Contains(body, []byte("NaN")) && !bytes.Contains(body, []byte("Infinity")) {
-		return nil
-	}
-	v, ok := decodeJSON(notNumbers.ReplaceAllFunc(body, func(match []byte) []byte {
-		if match[0] == '"' {
-			return match
-		}
-		return []byte("null")
-	}))
-	if !ok {
-		return nil
-	}
-	return v
-}
-
-// notNumbers finds strings too, so that what stands in them is passed over.
-var notNumbers = regexp.MustCompile(`"(?:[^"\\]|\\.)*"|-?(?:NaN|Infinity)`)
-
-func decodeJSON(body []byte) (any, bool) {
-	d := json.NewDecoder(bytes.NewReader(body))
-	d.UseNumber()
-	var v any
-	if d.Decode(&v) != nil {
-		return nil, false
-	}
-	_, err := d.Token()
-	return v, errors.Is(err, io.EOF)
-}
-
-// lookupPath finds a member by its dotted path. A name that itself holds dots
-// is found too.
-func lookupPath(v any, path string) (any, bool) {
-	if object, ok := v.(map[string]any); ok {
-		if value, ok := object[path]; ok {
-			return value, true
-		}
-	}
-	for _, name := range splitPath(path) {
-		switch node := v.(type) {
-		case map[string]any:
-			value, ok := node[name]
-			if !ok {
-				return nil, false
-			}
-			v = value
-		case []any:
-			i, err := strconv.Atoi(name)
-			if err != nil || i < 0 || i >= len(node) {
-				return nil, false
-			}
-			v = node[i]
-		default:
-			return nil, false
-		}
-	}
-	return v, true
+	return false
 }
 
 // scalarText is a scalar as text; false for objects, arrays and null.

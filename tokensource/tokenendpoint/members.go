@@ -1,8 +1,6 @@
 package tokenendpoint
 
 import (
-	"bufio"
-	"encoding/json"
 	"io"
 	"slices"
 	"strconv"
@@ -13,51 +11,48 @@ import (
 // stops as soon as all are found, and reads little further than that, or than the
 // document's end: what follows may be a long time coming. Of a document that is
 // cut off or broken it returns what stands before that. An object or an array
-// that is found is returned empty. ok is false if there is no object or array at
-// all.
+// that is found is returned empty. It also stops where the document nests more than
+// 64 levels deep: that is an attack, and the rest is not worth waiting for. ok is
+// false if there is no object or array at all.
+//
+// It reads each byte once, and allocates little more than what it returns.
 func FindMembers(r io.Reader, paths []string) (found map[string]any, ok bool) {
-	in := bufio.NewReader(r)
-	if !beginsJSON(in) {
+	f := finder{scanner: scanner{in: r, buf: make([]byte, 0, 4<<10)}}
+	if !f.begin() {
 		return nil, false
 	}
 	paths = slices.Compact(slices.Sorted(slices.Values(paths)))
-	f := finder{found: make(map[string]any, len(paths)), missing: len(paths)}
+	f.found, f.missing = make(map[string]any, len(paths)), len(paths)
 	var root wanted
 	for _, path := range paths {
 		root.add(path)
 	}
-	d := json.NewDecoder(in)
-	d.UseNumber()
-	for f.missing > 0 {
-		token, err := d.Token()
-		if err != nil || !f.take(token, &root) {
-			break
-		}
+	for f.missing > 0 && f.step(&root) {
 	}
 	return f.found, true
 }
 
-// beginsJSON reports whether what stands there is an object or an array, and
-// passes over a byte order mark.
-func beginsJSON(in *bufio.Reader) bool {
-	if mark, err := in.Peek(1); err == nil && mark[0] == 0xef {
-		if mark, err = in.Peek(3); err != nil || string(mark) != "\ufeff" {
+// begin passes over a byte order mark and blanks, and reports whether an object or
+// an array begins there.
+func (s *scanner) begin() bool {
+	c, err := s.read()
+	if err == nil && c == byteOrderMark[0] {
+		if s.word(byteOrderMark[1:]) != nil {
 			return false
 		}
-		_, _ = in.Discard(3)
+		c, err = s.read()
 	}
-	for {
-		c, err := in.ReadByte()
-		switch {
-		case err != nil:
-			return false
-		case c == '{' || c == '[':
-			return in.UnreadByte() == nil
-		case c != ' ' && c != '\t' && c != '\n' && c != '\r':
-			return false
-		}
+	for err == nil && (c == ' ' || c == '\t' || c == '\n' || c == '\r') {
+		c, err = s.read()
 	}
+	if err != nil || (c != '{' && c != '[') {
+		return false
+	}
+	s.unread()
+	return true
 }
+
+const byteOrderMark = "\ufeff"
 
 // wanted is a place in a document, as far as paths lead through it.
 type wanted struct {
@@ -91,71 +86,62 @@ func (w *wanted) at(names []string) *wanted {
 
 func (w *wanted) end(path string) { w.paths = append(w.paths, path) }
 
-// maxFindDepth is how deep a document is looked into: errors lie near the top,
-// and what nests deeper is an attack.
-const maxFindDepth = 64
-
 // finder goes through a document. It remembers of each level that is open only
-// what is looked for in it, so that a token costs the same at any depth.
+// what is looked for in it, so that a piece costs the same at any depth.
 type finder struct {
+	scanner
 	found   map[string]any
 	missing int
-	open    []level
+	levels  []level
 }
 
 // level is an object or an array that is open.
 type level struct {
 	want  *wanted // nil: nothing in it
 	array bool
-	index int    // of the array's next element
-	name  string // of the object's member
-	named bool   // name was read, and its value comes next
+	index int     // of the array's next element
+	value *wanted // what is wanted of the object's member whose name was read
 }
 
-// take takes the next token; false: the document has ended, or is too deep.
-func (f *finder) take(token json.Token, root *wanted) bool {
-	delim, isDelim := token.(json.Delim)
-	if isDelim && (delim == '}' || delim == ']') {
-		f.open = f.open[:len(f.open)-1]
-		return len(f.open) > 0
-	}
-	want := root
-	if n := len(f.open); n > 0 {
-		l := &f.open[n-1]
-		switch {
-		case l.array:
+// step takes the next piece; false: the document has ended, or is too deep.
+func (f *finder) step(root *wanted) bool {
+	var l *level
+	want := root // of a value that comes next
+	if n := len(f.levels); n > 0 {
+		l = &f.levels[n-1]
+		if want = l.value; l.array {
 			want = l.want.element(l.index)
-			l.index++
-		case !l.named:
-			l.name, l.named = token.(string), true
-			return true
-		default:
-			want = l.want.member(l.name)
-			l.named = false
 		}
 	}
-	if !isDelim {
-		f.note(want, token)
+	// a name must be read where something in the object is wanted
+	f.keep = want != nil || (l != nil && l.want != nil)
+	k, err := f.next()
+	switch {
+	case err != nil:
+		return false
+	case k == jsonEnd:
+		f.levels = f.levels[:len(f.levels)-1]
+		return len(f.levels) > 0
+	case k == jsonName:
+		l.value = l.want.member(f.text)
 		return true
 	}
-	if delim == '{' {
-		f.note(want, map[string]any{})
-	} else {
-		f.note(want, []any{})
+	if l != nil {
+		l.index++
 	}
-	if len(f.open) == maxFindDepth {
-		return false
+	f.note(want, k)
+	if k == jsonObject || k == jsonArray {
+		f.levels = append(f.levels, level{want: want, array: k == jsonArray})
 	}
-	f.open = append(f.open, level{want: want, array: delim == '['})
-	return true
+	return len(f.levels) <= maxDepth
 }
 
-// member is what is wanted of a member.
-func (w *wanted) member(name string) *wanted {
-	if w == nil {
+// member is what is wanted of a member, by its name as it is written.
+func (w *wanted) member(name []byte) *wanted {
+	if w == nil || len(w.below) == 0 {
 		return nil
 	}
-	return w.below[name]
+	return w.below[string(unquote(name[1:len(name)-1]))]
 }
 
 // element is what is wanted of an array's element.
@@ -163,17 +149,18 @@ func (w *wanted) element(index int) *wanted {
 	if w == nil || len(w.below) == 0 {
 		return nil
 	}
-	return w.below[strconv.Itoa(index)]
+	var digits [20]byte
+	return w.below[string(strconv.AppendInt(digits[:0], int64(index), 10))]
 }
 
 // note remembers a value that was looked for; the first counts.
-func (f *finder) note(want *wanted, value any) {
+func (f *finder) note(want *wanted, k kind) {
 	if want == nil {
 		return
 	}
 	for _, path := range want.paths {
 		if _, twice := f.found[path]; !twice {
-			f.found[path] = value
+			f.found[path] = valueOf(k, f.text)
 			f.missing--
 		}
 	}

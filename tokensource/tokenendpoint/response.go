@@ -1,11 +1,12 @@
 package tokenendpoint
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"mime"
 	"net/http"
-	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
@@ -44,22 +45,24 @@ type Response struct {
 
 // Member returns the scalar member at a path, whatever its size, such as
 // id_token, user.tenant or tenants.0. The response's refresh token is none: it is
-// for the token endpoint alone.
+// for the token endpoint alone. What lies more than 64 levels deep, or behind the
+// first 10,000 values, is not found.
 func (r *Response) Member(path string) (string, bool) {
+	if r.member != nil {
+		value, _ := r.member(path)
+		if text, ok := scalarText(value); ok {
+			if text != "" && text == r.RefreshToken.Reveal() {
+				return "", false
+			}
+			return text, true
+		}
+	}
 	for _, f := range r.Fields {
 		if f.Name == path {
 			return f.Value, true
 		}
 	}
-	if r.member == nil {
-		return "", false
-	}
-	value, _ := r.member(path)
-	text, ok := scalarText(value)
-	if !ok || (text != "" && text == r.RefreshToken.Reveal()) {
-		return "", false
-	}
-	return text, true
+	return "", false
 }
 
 // ErrDead says that a response brought a token that has expired already.
@@ -112,6 +115,7 @@ var ErrBadToken = errors.New("the response's token has characters that must not 
 var (
 	errNotResponse = errors.New("the response is not readable as a token response")
 	errNoToken     = errors.New("the response has no access token")
+	errNoTokenCut  = fmt.Errorf("the response has no access token within %d levels and %d values: what is beyond is not looked at", maxDepth, maxValues)
 	errErrorWhen   = errors.New("the response is an error by error_when")
 	errRedirect    = errors.New("the response is a redirect, which is not followed: expected the token endpoint itself")
 )
@@ -119,12 +123,12 @@ var (
 // read judges a response. fail is filled in and returned when it brings no token.
 func (r *ResponseOptions) read(fail *Error, res *http.Response, body []byte, secrets []string) (*Response, error) {
 	doc := r.parse(res, body)
-	inside := &wholeBody{doc, body}
+	inside := &wholeBody{doc: doc, text: body}
 	isError := AnyMatches(r.ErrorWhen, res.StatusCode, res.Header, inside)
 	if r.accepts(res.StatusCode) && !isError {
 		answer, err := r.response(res, body, doc)
 		if err == nil {
-			answer.member = func(path string) (any, bool) { return lookupPath(doc, path) }
+			answer.member = doc.lookup
 			answer.call = *fail
 			return answer, nil
 		}
@@ -132,8 +136,12 @@ func (r *ResponseOptions) read(fail *Error, res *http.Response, body []byte, sec
 	}
 	code := errorCode(res.StatusCode, doc)
 	fail.Class, fail.Meaning = r.classOf(res, inside, code)
-	fail.Code = withoutSecrets(code, secrets)
-	fail.Shape = shapeOf(res, doc, secrets)
+	fail.Code, fail.codeNamed = code, r.namedCode(string(code))
+	if code.String() == otherCode && fail.codeNamed == "" && echoes(string(code), secrets) {
+		fail.Code = otherCode
+	}
+	fail.codeHidden = res.StatusCode < 400 && !errorShape(doc)
+	fail.Shape = r.shapeOf(res.Header, doc)
 	fail.RetryAfter = parseRetryAfter(res.Header.Get("Retry-After"), time.Now())
 	switch {
 	case isError:
@@ -152,35 +160,39 @@ func (r *ResponseOptions) accepts(status int) bool {
 }
 
 // parse reads the body as a document, nil if it is none.
-func (r *ResponseOptions) parse(res *http.Response, body []byte) any {
+func (r *ResponseOptions) parse(res *http.Response, body []byte) *document {
 	if r.Format != FormatForm && r.Format != FormatText {
-		if doc := DecodeJSON(body); doc != nil || r.Format == FormatJSON {
+		if doc := parseJSON(body); doc != nil || r.Format == FormatJSON {
 			return doc
 		}
 	}
 	if r.Format == FormatText {
 		return nil
 	}
-	text := strings.TrimSpace(string(body))
-	mediaType, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type"))
-	formLike := mediaType == "application/x-www-form-urlencoded" ||
-		(strings.Contains(text, "=") && !strings.ContainsAny(text, "<>{}\n "))
-	if r.Format != FormatForm && !formLike {
+	text := bytes.TrimSpace(body)
+	if r.Format != FormatForm && mediaTypeOf(res.Header) != "application/x-www-form-urlencoded" && !looksLikeForm(text) {
 		return nil
 	}
-	values, err := url.ParseQuery(text)
-	if err != nil || len(values) == 0 {
-		return nil
-	}
-	doc := make(map[string]any, len(values))
-	for name, v := range values {
-		doc[name] = v[0]
-	}
-	return doc
+	return parseForm(text)
 }
 
+// mediaTypeOf is the response's media type without its parameters, of which there
+// may be thousands, in lower case; "": it has none, or a malformed one.
+func mediaTypeOf(header http.Header) string {
+	text, _, _ := strings.Cut(header.Get("Content-Type"), ";")
+	if len(text) > maxMediaType {
+		return ""
+	}
+	mediaType, _, _ := mime.ParseMediaType(text)
+	return mediaType
+}
+
+// maxMediaType is the longest media type, in bytes (RFC 6838, section 4.2, has
+// twice 127).
+const maxMediaType = 256
+
 // response takes the token and what comes with it out of a document.
-func (r *ResponseOptions) response(res *http.Response, body []byte, doc any) (*Response, error) {
+func (r *ResponseOptions) response(res *http.Response, body []byte, doc *document) (*Response, error) {
 	a := &Response{}
 	var access string
 	switch {
@@ -192,7 +204,10 @@ func (r *ResponseOptions) response(res *http.Response, body []byte, doc any) (*R
 		access = r.first(r.AccessToken, "access_token", res.Header, doc)
 	}
 	access = withoutScheme(access)
-	if access == "" {
+	switch {
+	case access == "" && doc != nil && doc.cut:
+		return nil, errNoTokenCut
+	case access == "":
 		return nil, errNoToken
 	}
 	if !ValidToken(access) {
@@ -230,17 +245,36 @@ func withoutScheme(token string) string {
 
 // cookieValue is the value of the cookie of a name that a response sets last;
 // "": it sets none.
-func cookieValue(header http.Header, name string) (value string) {
-	for _, c := range (&http.Response{Header: header}).Cookies() {
-		if c.Name == name && c.Value != "" && c.MaxAge >= 0 { // less than 0: it is taken back
-			value = c.Value
+func cookieValue(header http.Header, name string) string {
+	for _, line := range slices.Backward(header["Set-Cookie"]) {
+		pair, attributes, _ := strings.Cut(line, ";")
+		if own, _, _ := strings.Cut(pair, "="); strings.TrimSpace(own) != name {
+			continue
+		}
+		// without its attributes, of which there may be thousands
+		if c, err := http.ParseSetCookie(pair); err == nil && c.Value != "" && !takenBack(attributes) {
+			return c.Value
 		}
 	}
-	return value
+	return ""
+}
+
+// takenBack reports whether a cookie's attributes delete it: Max-Age is 0 or less
+// (RFC 6265, section 5.2.2).
+func takenBack(attributes string) bool {
+	for attribute := range strings.SplitSeq(attributes, ";") {
+		name, value, _ := strings.Cut(attribute, "=")
+		if strings.EqualFold(strings.TrimSpace(name), "Max-Age") {
+			if seconds, err := strconv.Atoi(strings.TrimSpace(value)); err == nil && seconds <= 0 {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // first returns the first value that is there and not empty.
-func (r *ResponseOptions) first(paths []string, otherwise string, header http.Header, doc any) string {
+func (r *ResponseOptions) first(paths []string, otherwise string, header http.Header, doc *document) string {
 	if len(paths) == 0 {
 		paths = []string{otherwise}
 	}
@@ -255,13 +289,13 @@ func (r *ResponseOptions) first(paths []string, otherwise string, header http.He
 // memberText returns the text at a path, and what kind of thing is there: string,
 // number, bool, header, cookie; object or array, which have no text; "" if there
 // is nothing, null, or no text.
-func memberText(path string, header http.Header, doc any) (text, found string) {
+func memberText(path string, header http.Header, doc *document) (text, found string) {
 	if name, ok := strings.CutPrefix(path, headerPath); ok {
 		text, found = header.Get(name), "header"
 	} else if name, ok := strings.CutPrefix(path, cookiePath); ok {
 		text, found = cookieValue(header, name), "cookie"
 	} else {
-		value, _ := lookupPath(doc, path)
+		value, _ := doc.lookup(path)
 		switch value.(type) {
 		case map[string]any:
 			return "", "object"
@@ -288,64 +322,29 @@ const (
 	maxFieldSize = 1 << 10
 )
 
-// fields lists the scalar members, so that headers and URLs can be made of
-// them. The tokens themselves are not among them.
-func (r *ResponseOptions) fields(doc any) []Field {
+// fields lists the first few scalar members, so that headers and URLs can be made
+// of them. The tokens themselves are not among them.
+func (r *ResponseOptions) fields(doc *document) []Field {
 	skip := []string{"access_token", "refresh_token", "id_token", "expires_in", "token_type"}
 	skip = append(skip, r.AccessToken...)
 	skip = append(skip, r.RefreshToken...)
 	skip = append(skip, r.ExpiresIn...)
-	var fields []Field
-	var walk func(prefix string, v any)
-	walk = func(prefix string, v any) {
-		object, ok := v.(map[string]any)
-		if !ok {
-			return
-		}
-		for _, name := range sortedNames(object) {
-			path := prefix + name
-			if slices.Contains(skip, path) || slices.Contains(skip, name) || len(fields) == maxFields {
-				continue
-			}
-			if text, ok := scalarText(object[name]); ok && len(text) <= maxFieldSize {
-				fields = append(fields, Field{path, text})
-			}
-			walk(path+".", object[name])
-		}
-	}
-	walk("", doc)
+	fields := doc.fields(func(path, name []byte) bool {
+		return slices.ContainsFunc(skip, func(s string) bool { return s == string(path) || s == string(name) })
+	})
+	slices.SortFunc(fields, func(a, b Field) int { return strings.Compare(a.Name, b.Name) })
 	return slices.Clip(fields)
 }
-
-func sortedNames(object map[string]any) []string {
-	names := make([]string, 0, len(object))
-	for name := range object {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
-}
-
-// Error codes by what they mean (RFC 6749, sections 4.1.2.1 and 5.2; RFC
-// 8628, section 3.5; RFC 8707, section 2), and some that are not registered.
-var (
-	refusalCodes = []string{
-		"invalid_grant", "invalid_client", "unauthorized_client", "invalid_request", "invalid_scope",
-		"unsupported_grant_type", "unsupported_response_type", "access_denied", "expired_token", "invalid_target",
-	}
-	throttleCodes  = []string{"slow_down", "too_many_requests", "rate_limit_exceeded", "rate_limited", "ratelimited"}
-	transientCodes = []string{"server_error", "temporarily_unavailable"}
-)
 
 // classOf says what an error means: by the settings, else by its status and
 // code. A refusal is one in words, in a code or in JSON. A 4xx without any is
 // a gateway's, and passes.
-func (r *ResponseOptions) classOf(res *http.Response, body *wholeBody, code string) (Class, Meaning) {
+func (r *ResponseOptions) classOf(res *http.Response, body *wholeBody, said Code) (Class, Meaning) {
 	if body == nil {
 		body = new(wholeBody)
 	}
-	status := res.StatusCode
-	for _, said := range []struct {
+	status, code := res.StatusCode, string(said)
+	for _, by := range []struct {
 		matchers []Matcher
 		class    Class
 		meaning  Meaning
@@ -357,8 +356,8 @@ func (r *ResponseOptions) classOf(res *http.Response, body *wholeBody, code stri
 		{r.ClientRefused, Permanent, ClientRefused},
 		{r.Permanent, Permanent, RefusedForGood},
 	} {
-		if AnyMatches(said.matchers, status, res.Header, body) {
-			return said.class, said.meaning
+		if AnyMatches(by.matchers, status, res.Header, body) {
+			return by.class, by.meaning
 		}
 	}
 	known := slices.Contains(refusalCodes, code)
@@ -375,70 +374,51 @@ func (r *ResponseOptions) classOf(res *http.Response, body *wholeBody, code stri
 	return Transient, Unsaid
 }
 
-// maxMembers is how many names of members a shape has.
-const maxMembers = 12
-
-// shapeOf describes a response. What was sent is not told, though it may come
-// back in a name.
-func shapeOf(res *http.Response, doc any, secrets []string) Shape {
-	mediaType, _, err := mime.ParseMediaType(res.Header.Get("Content-Type"))
-	if err != nil || !mediaTypeForm.MatchString(mediaType) || withoutSecrets(mediaType, secrets) == "" {
-		mediaType = ""
-	}
-	shape := Shape{ContentType: mediaType, JSON: doc != nil}
-	if object, ok := doc.(map[string]any); ok {
-		for _, name := range sortedNames(object) {
-			if len(shape.Members) == maxMembers {
-				break
-			}
-			if codeForm.MatchString(name) && withoutSecrets(name, secrets) != "" {
-				shape.Members = append(shape.Members, name)
-			}
-		}
-	}
-	return shape
-}
-
-var mediaTypeForm = regexp.MustCompile(`^[a-z0-9.+-]{1,40}/[a-z0-9.+-]{1,60}$`)
-
-var codeForm = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.:-]{0,63}$`)
+// codeForm is what an error code looks like. RFC 6749, section 5.2, allows more,
+// such as blanks; a sentence is none.
+var codeForm = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.:-]*$`)
 
 // errorCode finds the error code of a response, if it looks like one. With a
 // status of success only error is one: code may as well say OK.
-func errorCode(status int, doc any) string {
+func errorCode(status int, doc *document) Code {
 	paths := []string{"error", "error.code", "errorCode", "code"}
 	if status < 400 {
 		paths = paths[:2]
 	}
 	for _, path := range paths {
-		value, _ := lookupPath(doc, path)
-		if code, ok := scalarText(value); ok && codeForm.MatchString(code) {
-			return code
+		value, _ := doc.lookup(path)
+		if code, ok := scalarText(value); ok && len(code) <= maxCode && codeForm.MatchString(code) {
+			return Code(code)
 		}
 	}
 	return ""
 }
 
-// withoutSecrets drops a code that holds something that was sent, or is part
-// of it: an endpoint may echo. Codes that are registered may be told anyway.
-func withoutSecrets(code string, secrets []string) string {
-	if slices.Contains(refusalCodes, code) || slices.Contains(throttleCodes, code) || slices.Contains(transientCodes, code) {
-		return code
-	}
-	folded := strings.ToLower(code)
-	if slices.ContainsFunc(secrets, func(s string) bool {
+// echoes reports whether a code holds something secret that was sent, or is part of
+// it: then it is no code.
+func echoes(code string, secrets []string) bool {
+	code = strings.ToLower(code)
+	return slices.ContainsFunc(secrets, func(s string) bool {
 		s = strings.ToLower(s)
-		return strings.Contains(folded, s) || strings.Contains(s, folded)
-	}) {
-		return ""
-	}
-	return code
+		return strings.Contains(code, s) || strings.Contains(s, code)
+	})
+}
+
+// errorShape reports whether a response has OAuth's shape of an error (RFC 6749,
+// section 5.2): a member error, which is a string.
+func errorShape(doc *document) bool {
+	value, _ := doc.lookup("error")
+	_, ok := value.(string)
+	return ok
 }
 
 // parseRetryAfter reads Retry-After in either form (RFC 9110, section
 // 10.2.3), at most an hour; 0 when it says nothing.
 func parseRetryAfter(text string, now time.Time) time.Duration {
 	text = strings.TrimSpace(text)
+	if len(text) > maxExpiryText {
+		return 0
+	}
 	if seconds, err := strconv.ParseFloat(text, 64); err == nil {
 		if seconds > maxRetryAfter.Seconds() {
 			return maxRetryAfter
