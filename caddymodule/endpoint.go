@@ -463,6 +463,9 @@ func (e *Endpoint) buildTransport(gc *GrantContext, ep *tokenendpoint.Endpoint) 
 			return nil, err
 		}
 		rt.DisableKeepAlives = true
+		if rt.MaxResponseHeaderBytes == 0 { // net/http would take 10 MB
+			rt.MaxResponseHeaderBytes = tokenendpoint.MaxResponseHeader
+		}
 		rt.DialContext = plainDialErrors(rt.DialContext)
 		return rt, nil
 	})

@@ -71,6 +71,10 @@ type HeaderField struct {
 // DefaultTimeout bounds a token call.
 const DefaultTimeout = 10 * time.Second
 
+// MaxResponseHeader is how long the headers of a response may be, in bytes. A
+// transport that is not made by [NewTransport] should be given it.
+const MaxResponseHeader = 64 << 10
+
 // NewTransport returns a transport fit for token calls: a copy of
 // http.DefaultTransport, or one with the same settings where a program has
 // replaced that by something else. It keeps no connection: a call comes once in
@@ -90,7 +94,7 @@ func NewTransport() *http.Transport {
 		}
 	}
 	t.DisableKeepAlives = true
-	t.MaxResponseHeaderBytes = 64 << 10
+	t.MaxResponseHeaderBytes = MaxResponseHeader
 	return t
 }
 
