@@ -103,7 +103,7 @@ func (e *entry) finish(r *renewal, t *Token, err error, now time.Time) (newlyLos
 	case r.why == reasonResume:
 		e.unread = ofStore(err)
 		switch {
-		case err == nil && newer(t, before): // somebody has put it right
+		case err == nil && (newer(t, before) || e.failure.fault == FaultRecord): // somebody has put it right
 			e.failure, e.refresh = failure{}, refreshState{}
 		case err != nil && !e.unread:
 			e.failure = remember(e.failure, err, now, worked, random())

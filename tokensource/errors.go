@@ -19,7 +19,8 @@ var (
 	// It is asked again by and by; a caller need not wait for that.
 	ErrRefused = tokenendpoint.ErrRefused
 	// ErrUnreadable is an ErrRefused of this side: the stored token was written
-	// by a newer release, or sealed with another key.
+	// by a newer release, or sealed with another key, or is not sealed though it
+	// should be.
 	ErrUnreadable = errors.New("the stored token cannot be read")
 	// ErrBreakerOpen: the token endpoint failed so often that it is left alone.
 	ErrBreakerOpen = errors.New("the token endpoint's circuit breaker is open")

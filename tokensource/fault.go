@@ -35,6 +35,10 @@ const (
 	FaultUser Fault = "user"
 	// FaultStore: the token store fails.
 	FaultStore Fault = "store"
+	// FaultRecord: the store works, but the key's record must not be used: it is not
+	// sealed, or sealed with another key, or of a newer release. It is left alone,
+	// and nobody is called. See ErrUnreadable.
+	FaultRecord Fault = "record"
 )
 
 // Failure is a failed renewal, judged. It matches ErrUnavailable, ErrRefused or
@@ -85,6 +89,8 @@ func FaultOf(err error) Fault {
 		return f.Fault
 	case ofStore(err):
 		return FaultStore
+	case errors.Is(err, ErrUnreadable):
+		return FaultRecord
 	case errors.Is(err, ErrAuthorizationRequired), errors.Is(err, ErrCodeRefused):
 		return FaultConsent
 	case errors.Is(err, ErrUnavailable), errors.Is(err, ErrBreakerOpen):

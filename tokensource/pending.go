@@ -112,11 +112,15 @@ func (s *Source) notePending(ctx context.Context, k Key) error {
 	return errConflicts
 }
 
-// readPending reads a shard's notes. One that is damaged has none.
+// readPending reads a shard's notes. One that is damaged, or not sealed, has none:
+// notes only say where to look, and are written over.
 func (s *Source) readPending(ctx context.Context, name string) (raw []byte, notes []tokenstore.Note, err error) {
 	r, raw, err := s.store.Read(ctx, name)
 	switch {
-	case errors.Is(err, tokenstore.ErrDamaged):
+	case errors.Is(err, tokenstore.ErrDamaged), errors.Is(err, tokenstore.ErrUnsealed):
+		if s.warned.first("notes " + name) {
+			s.log.Error("stored notes are not used", "source", s.cfg.Name, "record", name, "error", err)
+		}
 		return raw, nil, nil
 	case err != nil || r == nil:
 		return nil, nil, storeFailed(err)

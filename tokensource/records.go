@@ -56,7 +56,7 @@ type stored struct {
 	raw     []byte // as the store gave it; nil: nothing is there
 	rec     *tokenstore.Record
 	token   *Token // the record's; nil: none
-	damaged bool   // there is a record, and it cannot be read
+	damaged bool   // there is a record, and it is not to be used
 }
 
 // recordName names the record of one key. What the token belongs to (the
@@ -67,8 +67,8 @@ func (s *Source) recordName(k Key) string {
 }
 
 // read returns what is stored of the entry's key. A damaged record is set
-// aside and read as none. The error is of the store, or tokenstore's
-// ErrUnreadable.
+// aside and read as none; so is one that is not sealed, if nothing is lost by it.
+// The error is of the store, or tokenstore's ErrUnreadable.
 func (s *Source) read(ctx context.Context, e *entry) (*stored, error) {
 	if s.store == nil {
 		return &stored{rec: &tokenstore.Record{}}, nil
@@ -80,8 +80,12 @@ func (s *Source) read(ctx context.Context, e *entry) (*stored, error) {
 	if err == nil && rec != nil && rec.Generation > 0 && !tokenendpoint.ValidToken(rec.AccessToken) {
 		err = fmt.Errorf("the stored token is %w: it could not be put into a header", tokenstore.ErrDamaged)
 	}
+	unsealed := errors.Is(err, tokenstore.ErrUnsealed)
+	if unsealed && !s.replaceable(e) {
+		return nil, fmt.Errorf("%w; it is %w", err, tokenstore.ErrUnreadable)
+	}
 	switch {
-	case errors.Is(err, tokenstore.ErrDamaged):
+	case unsealed, errors.Is(err, tokenstore.ErrDamaged):
 		return &stored{raw: raw, rec: &tokenstore.Record{}, damaged: true}, s.setAside(ctx, e, name, raw, err)
 	case err != nil && ofStore(err):
 		return &stored{rec: &tokenstore.Record{}}, storeFailed(err)
@@ -91,6 +95,16 @@ func (s *Source) read(ctx context.Context, e *entry) (*stored, error) {
 		return &stored{rec: &tokenstore.Record{}}, nil
 	}
 	return &stored{raw: raw, rec: rec, token: tokenOf(rec, time.Now(), s.cfg.RefreshAhead, random())}, nil
+}
+
+// replaceable reports whether a record of the entry that is not sealed may be
+// written over, once it is set aside: if this process has the token itself, if the
+// grant can be repeated, or if a person has just brought a code. Otherwise it may
+// be from before there was a key, and hold the only refresh token.
+func (s *Source) replaceable(e *entry) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return !s.grant.Interactive || e.tok != nil || (e.flight != nil && e.flight.why == ReasonCode)
 }
 
 // readTimeout bounds a reading of the entry's record. Where requests wait for a
@@ -113,7 +127,7 @@ func (s *Source) setAside(ctx context.Context, e *entry, name string, raw []byte
 	if !e.damageIsNew(sum) {
 		return nil
 	}
-	s.log.Error("stored token set aside", "source", s.cfg.Name, "key", e.key.String(), "error", why)
+	s.log.Error("stored token set aside", "source", s.cfg.Name, "key", e.key.String(), "record", name, "error", why)
 	if err := s.store.SetAside(ctx, name, raw); err != nil {
 		return storeFailed(err)
 	}
@@ -136,6 +150,11 @@ func (s *Source) storeTurned(err error) {
 			"source", s.cfg.Name, "error", err)
 	}
 	s.cfg.Observer.Store(s.cfg.Name, err)
+}
+
+// recordSealed tells of a record that was not sealed before.
+func (s *Source) recordSealed(name string) {
+	s.log.Info("a stored record that was not sealed is sealed now", "source", s.cfg.Name, "record", name)
 }
 
 // put fills in what the record says of a token; nil: there is none.

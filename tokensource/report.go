@@ -74,6 +74,8 @@ func (s *Source) logRenewal(r *renewal, was failure, o Outcome) {
 		return
 	case errors.Is(o.Err, ErrAuthorizationRequired) && !r.called:
 		level, text = slog.LevelDebug, "no token: a person must authorize first"
+	case fault == FaultRecord && was.fault != fault: // nobody is called for it, and it is new
+		attrs = append(attrs, "record", s.recordName(e.key))
 	case !r.called && was.err != nil:
 		level, text = slog.LevelDebug, "no token: it is not tried yet"
 	case fault == FaultEndpoint, fault == FaultClient:
@@ -99,6 +101,7 @@ var hints = map[Fault]string{
 	FaultSuspected: "the error code; `response { consent_lost ... }` or `client_refused` says what it means at this provider",
 	FaultUser:      "whether the provider knows this user",
 	FaultStore:     "the token store",
+	FaultRecord:    "storage_key, its `migrate`, and who else can write to the token store",
 }
 
 // logToken tells of a token, and that what was wrong is over.

@@ -36,11 +36,16 @@ func TestSealedRecords(t *testing.T) {
 			t.Fatal("there is nothing to seal")
 		}
 		one, two := storageKey(1), storageKey(2)
-		want(t, with(one), ann, "canary-token") // a record from before there was a key
+		// a record from before there was a key
+		migrating := newSource(t, tokensource.Config{Grant: g, Store: store, StorageKeys: [][]byte{one}, MigrateUnsealed: true, KeyNames: []string{"user"}})
+		want(t, migrating, ann, "canary-token")
+		_, sealed := store.only(t)
+		if bytes.Contains(sealed, []byte("canary")) {
+			t.Errorf("it was read, and is not sealed: %s", sealed)
+		}
 		time.Sleep(2 * time.Hour)
 		want(t, with(one), ann, "refreshed-1")
-		_, sealed := store.only(t)
-		if bytes.Contains(sealed, []byte("refresh")) {
+		if _, sealed = store.only(t); bytes.Contains(sealed, []byte("refresh")) {
 			t.Errorf("the record shows its inside: %s", sealed)
 		}
 		want(t, with(two, one), ann, "refreshed-1")

@@ -66,8 +66,14 @@ type Config struct {
 	// Default: none.
 	Store tokenstore.Store
 	// StorageKeys seal what is stored: the first seals, all open. Each has
-	// [tokenstore.KeySize] bytes. Default: none, records are not sealed.
+	// [tokenstore.KeySize] bytes. With keys, records that are not sealed are not
+	// used. Default: none, records are not sealed.
 	StorageKeys [][]byte
+	// MigrateUnsealed: records that are not sealed are used, and sealed when they
+	// are read. It is for a store that was used before there was a key, until all
+	// its records are sealed: meanwhile whoever can write to the store can plant a
+	// token. Without StorageKeys it is an error. Default: false.
+	MigrateUnsealed bool
 	// Observer is told of renewals. Default: none.
 	Observer Observer
 	// Logger. Default: discards.
@@ -151,7 +157,7 @@ func New(cfg Config) (*Source, error) {
 	}
 	info := cfg.Grant.Info()
 	cfg.setDefaults(&info)
-	codec, err := tokenstore.NewCodec(cfg.StorageKeys)
+	codec, err := tokenstore.NewCodec(cfg.StorageKeys, cfg.MigrateUnsealed)
 	if err != nil {
 		return nil, fmt.Errorf("token source %s: %w", cfg.Name, err)
 	}
@@ -163,7 +169,7 @@ func New(cfg Config) (*Source, error) {
 		gate:         newGate(cfg.Breaker, cfg.RetryMax),
 	}
 	if cfg.Store != nil {
-		s.store = tokenstore.NewClient(cfg.Store, codec, rand.Text(), s.storeTurned)
+		s.store = tokenstore.NewClient(cfg.Store, codec, rand.Text(), s.storeTurned, s.recordSealed)
 	}
 	s.codeCalls = make(chan struct{}, maxCodeCalls)
 	for i := range s.noting {

@@ -80,7 +80,8 @@ type Trouble struct {
 }
 
 // Troubles lists what is wrong, one for each fault, the worst first: the
-// endpoint or the client, the store, consents, users. It looks at every key.
+// endpoint or the client, the store, records, consents, users. It looks at every
+// key.
 func (s *Source) Troubles() []Trouble {
 	now := time.Now()
 	var all []Trouble
@@ -101,7 +102,7 @@ func (s *Source) Troubles() []Trouble {
 			fault = FaultConsent
 		}
 		switch {
-		case fault == FaultSuspected, fault == FaultConsent && e.lost:
+		case fault == FaultRecord, fault == FaultSuspected, fault == FaultConsent && e.lost:
 		case fault == FaultUser && !s.gate.pardoned(e.failure.at):
 		default:
 			return
@@ -120,7 +121,7 @@ func (s *Source) Troubles() []Trouble {
 		}
 		t.Err = e.failure.err
 	})
-	for _, fault := range []Fault{FaultConsent, FaultSuspected, FaultUser} {
+	for _, fault := range []Fault{FaultRecord, FaultConsent, FaultSuspected, FaultUser} {
 		if t := byFault[fault]; t != nil {
 			all = append(all, *t)
 		}

@@ -28,6 +28,7 @@ type Client struct {
 	codec   *Codec
 	self    string
 	changed func(err error)
+	sealed  func(name string)
 
 	failure   atomic.Pointer[failure]
 	writeTook atomic.Int64 // the last write, in nanoseconds
@@ -42,22 +43,46 @@ type failure struct {
 
 // NewClient returns a client of a store. self names this process in records if
 // the store has no name for it. changed is called when the store begins to
-// fail, with the error, and when it works again, with nil.
-func NewClient(s Store, codec *Codec, self string, changed func(err error)) *Client {
-	return &Client{store: s, codec: codec, self: self, changed: changed}
+// fail, with the error, and when it works again, with nil. sealed is called with
+// the name of each record that was not sealed before it was read.
+func NewClient(s Store, codec *Codec, self string, changed func(err error), sealed func(name string)) *Client {
+	return &Client{store: s, codec: codec, self: self, changed: changed, sealed: sealed}
 }
 
+// maxSealConflicts bounds the readings of a record that others keep writing.
+const maxSealConflicts = 3
+
 // Read returns the record under name, and its bytes as the store has them. Both
-// are nil when there is none. A record that cannot be decoded is an
-// [ErrDamaged] or an [ErrUnreadable]; its bytes are returned with the error. Any
-// other error is an [*Error].
-func (c *Client) Read(ctx context.Context, name string) (*Record, []byte, error) {
-	raw, err := c.load(ctx, name)
-	if err != nil || raw == nil {
-		return nil, nil, err
+// are nil when there is none. A record that must not be used is an [ErrDamaged],
+// an [ErrUnreadable] or an [ErrUnsealed]; its bytes are returned with the error.
+// Any other error is an [*Error].
+//
+// A codec that migrates reads a record that is not sealed. Read then seals it at
+// once, not at its next write, which may be months away. The exception is a record
+// with a lease: its holder may have no key yet, and could not write the token over
+// it that is on the way.
+func (c *Client) Read(ctx context.Context, name string) (r *Record, raw []byte, err error) {
+	for range maxSealConflicts {
+		if raw, err = c.load(ctx, name); err != nil || raw == nil {
+			return nil, nil, err
+		}
+		var unsealed bool
+		r, unsealed, err = c.codec.decode(name, raw)
+		if err != nil || !unsealed || r.Lease != nil {
+			return r, raw, err
+		}
+		b, err := c.Write(ctx, name, raw, r)
+		switch {
+		case err == nil:
+			c.sealed(name)
+			return r, b, nil
+		case !errors.Is(err, ErrConflict):
+			// It may or may not be sealed now. The account has the failure, and what
+			// was read is good.
+			return r, raw, nil
+		}
 	}
-	r, err := c.codec.Decode(name, raw)
-	return r, raw, err
+	return r, raw, nil
 }
 
 // Write stores r under name in the place of old, and returns the bytes that it

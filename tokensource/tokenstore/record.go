@@ -93,11 +93,16 @@ type envelope struct {
 	Sealed []byte `json:"sealed,omitempty"`
 }
 
-// Why a record cannot be used. Damaged ones are set aside; the others are left
-// alone, for a release or a key that can read them.
+// Why a record cannot be used.
 var (
+	// ErrUnreadable: it is for another release or key to read, and is left alone.
 	ErrUnreadable = errors.New("left alone")
-	ErrDamaged    = errors.New("damaged")
+	// ErrDamaged: nobody can read it any more. It is set aside.
+	ErrDamaged = errors.New("damaged")
+	// ErrUnsealed: there are keys, and it is sealed with none. It may be forged, or
+	// be from before there was a key: so it is not used, and what becomes of it is
+	// for the reader to decide.
+	ErrUnsealed = errors.New("not sealed")
 )
 
 // Encode writes the record as it is stored under name.
@@ -117,19 +122,39 @@ func (s *Codec) Encode(name string, r *Record) ([]byte, error) {
 
 // Decode reads what is stored under name. Its errors hold nothing of it.
 func (s *Codec) Decode(name string, b []byte) (*Record, error) {
+	r, _, err := s.decode(name, b)
+	return r, err
+}
+
+// decode is Decode. unsealed: there are keys, and the record is sealed with none.
+func (s *Codec) decode(name string, b []byte) (r *Record, unsealed bool, err error) {
 	var env envelope
 	if err := json.Unmarshal(b, &env); err != nil { // it may quote what it read
-		return nil, fmt.Errorf("the stored token is %w: not a record", ErrDamaged)
+		return nil, false, fmt.Errorf("the stored token is %w: not a record", ErrDamaged)
 	}
 	switch {
 	case env.Version > recordVersion:
-		return nil, fmt.Errorf("the stored token was written by a newer release, and is %w: it has version %d, this one reads up to %d",
+		return nil, false, fmt.Errorf("the stored token was written by a newer release, and is %w: it has version %d, this one reads up to %d",
 			ErrUnreadable, env.Version, recordVersion)
-	case env.Version == 1:
-		return decodeFirst(b)
-	case env.Version != recordVersion:
-		return nil, fmt.Errorf("the stored token is %w: no version", ErrDamaged)
+	case env.Version < 1:
+		return nil, false, fmt.Errorf("the stored token is %w: no version", ErrDamaged)
 	}
+	// Version 1 was never sealed, whatever members it has.
+	unsealed = s.seals() && (env.Version == 1 || env.Key == "")
+	switch {
+	case unsealed && !s.migrate: // before anything in it is looked at: a checksum is no proof
+		return nil, true, fmt.Errorf("the stored token is %w, and is not used because storage_key is set: "+
+			"expected `migrate` in storage_key if the record is from before there was a key, or else its removal", ErrUnsealed)
+	case env.Version == 1:
+		r, err = decodeFirst(b)
+	default:
+		r, err = s.decodeSecond(name, &env)
+	}
+	return r, unsealed, err
+}
+
+// decodeSecond reads version 2, sealed or not.
+func (s *Codec) decodeSecond(name string, env *envelope) (*Record, error) {
 	inside := []byte(env.Record)
 	if env.Key != "" {
 		var err error

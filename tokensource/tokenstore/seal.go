@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 
 	"golang.org/x/crypto/chacha20poly1305"
@@ -19,15 +20,26 @@ const KeySize = 32
 // be drawn at random by any number of processes. The first key seals, all open,
 // so that keys are changed without downtime. The record's name is authenticated
 // too: one user's record under another's name does not open.
+//
+// With keys a record that is not sealed is an [ErrUnsealed]: anybody who can write
+// to the store can make one, checksum and all. See
+// docs/decisions/0012-records-that-are-not-sealed.md.
 type Codec struct {
-	first string // the name of the key that seals; "": records are not sealed
-	keys  map[string]cipher.AEAD
+	first   string // the name of the key that seals; "": records are not sealed
+	keys    map[string]cipher.AEAD
+	migrate bool // records that are not sealed are read all the same
 }
 
 const sealLabel = "caddy-bearer stored token v2"
 
-func NewCodec(keys [][]byte) (*Codec, error) {
-	s := &Codec{keys: make(map[string]cipher.AEAD, len(keys))}
+// NewCodec returns a codec with keys of [KeySize] bytes each, or with none. With
+// migrate it reads records that are not sealed, too, for a store that was used
+// before there was a key; without keys that is an error.
+func NewCodec(keys [][]byte, migrate bool) (*Codec, error) {
+	if migrate && len(keys) == 0 {
+		return nil, errors.New("records cannot be sealed: expected a storage key")
+	}
+	s := &Codec{keys: make(map[string]cipher.AEAD, len(keys)), migrate: migrate}
 	for i, key := range keys {
 		if len(key) != KeySize {
 			return nil, fmt.Errorf("storage key %d has %d bytes: expected %d", i+1, len(key), KeySize)
