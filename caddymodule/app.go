@@ -71,6 +71,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
+	if a.storage.Migrate {
+		a.log.Warn("storage_key has `migrate`: stored tokens that are not sealed are used, and sealed when they are read; remove it when everything is sealed")
+	}
 	a.env = newEnvironment(store, ctx.Slogger(), observer)
 	// All settings are checked before any source is built, because building one may
 	// build others that it depends on. Names are sorted, so that a config with
@@ -243,7 +246,7 @@ func (a *App) build(name string) (*pooledSource, error) {
 		return nil, fmt.Errorf("token_source %s: %w", name, err)
 	}
 	cfg := ts.config(name, g)
-	cfg.StorageKeys = a.storage.keysInto(r.sum)
+	cfg.StorageKeys, cfg.MigrateUnsealed = a.storage.keysInto(r.sum), a.storage.Migrate
 	src, err := takeSource(cfg, gc, ts.grant)
 	if err != nil {
 		return nil, fmt.Errorf("token_source %s: %w", name, err)

@@ -19,7 +19,9 @@ func init() {
 // sources together. Syntax:
 //
 //	token_sources {
-//	    storage_key <key> [<older keys...>]
+//	    storage_key <key> [<older keys...>] {
+//	        migrate
+//	    }
 //	    store <type> {
 //	        ...
 //	    }
@@ -49,17 +51,19 @@ func parseTokenSources(d *caddyfile.Dispenser, existing any) (any, error) {
 
 func (s *TokenStorage) options() options {
 	return options{
-		"storage_key": {usage: "<key> [<older keys...>]", min: 1, max: -1, parse: func(d *caddyfile.Dispenser, args []string) error {
-			for i, arg := range args {
-				if !isSecretPlaceholder(arg) {
-					return d.Errf("storage_key: key %d: %v", i+1, errKeyLiteral)
-				}
-			}
-			s.StorageKeys = args
-			return nil
-		}},
-		"store": {usage: "<type> { ... }", min: 1, max: 1, parse: s.parseStore},
+		"storage_key": {usage: "<key> [<older keys...>] [{ migrate }]", min: 1, max: -1, parse: s.parseStorageKey},
+		"store":       {usage: "<type> { ... }", min: 1, max: 1, parse: s.parseStore},
 	}
+}
+
+func (s *TokenStorage) parseStorageKey(d *caddyfile.Dispenser, args []string) error {
+	for i, arg := range args {
+		if !isSecretPlaceholder(arg) {
+			return d.Errf("storage_key: key %d: %v", i+1, errKeyLiteral)
+		}
+	}
+	s.StorageKeys = args
+	return options{"migrate": flagOption(&s.Migrate)}.parse(d, "storage_key", s.Origin, nil)
 }
 
 func (s *TokenStorage) parseStore(d *caddyfile.Dispenser, args []string) error {

@@ -337,7 +337,7 @@ func TestIDFollowsSettings(t *testing.T) {
 	})
 	t.Run("storage keys", func(t *testing.T) {
 		seen := map[string]string{want["api"]: "no key"}
-		for _, keys := range []string{"{env.STORAGE_KEY}", "{env.OTHER_KEY}", "{env.STORAGE_KEY} {env.OTHER_KEY}", "{env.OTHER_KEY} {env.STORAGE_KEY}"} {
+		for _, keys := range []string{"{env.STORAGE_KEY}", "{env.OTHER_KEY}", "{env.STORAGE_KEY} {env.OTHER_KEY}", "{env.OTHER_KEY} {env.STORAGE_KEY}", "{env.STORAGE_KEY} {\n\t\tmigrate\n\t}"} {
 			t.Setenv("OTHER_KEY", strings.Repeat("cd", 32))
 			text := strings.Replace(identified, "{\n", "{\n\ttoken_sources {\n\t\tstorage_key "+keys+"\n\t}\n", 1)
 			id := sourceIDs(t, contained(t, mustAdapt(t, text)))["api"]

@@ -129,6 +129,26 @@ func TestRejectJSON(t *testing.T) {
 	}
 }
 
+// TestRejectMigrateWithoutKeys: nothing could be sealed.
+func TestRejectMigrateWithoutKeys(t *testing.T) {
+	config := func(storage string) map[string]any {
+		c := inJSON(t, `"api"`, "", "", uses, uses)
+		var s any
+		if err := json.Unmarshal([]byte(storage), &s); err != nil {
+			t.Fatal(err)
+		}
+		c["apps"].(map[string]any)["token_storage"] = s
+		return c
+	}
+	_, err := provision(t, config(`{"migrate": true}`))
+	if err == nil || !strings.Contains(err.Error(), "migrate: there is no key to seal with: expected storage_keys beside it") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := provision(t, config(`{"migrate": true, "storage_keys": ["{env.STORAGE_KEY}"]}`)); err != nil {
+		t.Errorf("with a key: %v", err)
+	}
+}
+
 // TestRejectExceptedPorts: a port that is excepted from TLS is plain http.
 func TestRejectExceptedPorts(t *testing.T) {
 	const plain = `"tls": {"except_ports": ["8080"]}, "source": "api"`

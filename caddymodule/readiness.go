@@ -36,6 +36,7 @@ const (
 	reasonUserRefused   = "user_refused"   // the token endpoint refuses some keys
 	reasonAPIRefuses    = "api_refuses"    // the API's breaker is not closed
 	reasonStoreDown     = "store_down"     // the store failed when it was last used
+	reasonRecordRefused = "record_refused" // stored tokens must not be used: not sealed, sealed with another key, or of a newer release
 	reasonUnstored      = "unstored"       // tokens would be lost with this process
 )
 
@@ -88,6 +89,7 @@ var reasonOf = map[tokensource.Fault]string{
 	tokensource.FaultSuspected: reasonConsentLost,
 	tokensource.FaultUser:      reasonUserRefused,
 	tokensource.FaultStore:     reasonStoreDown,
+	tokensource.FaultRecord:    reasonRecordRefused,
 }
 
 // readinessOf is a pure function of a source's state. A key without a token says

@@ -33,8 +33,15 @@ type TokenStorage struct {
 	// Keys that seal stored tokens, as {env.NAME} or {file.PATH}. The first key
 	// seals, and every key opens. To replace a key, put the new one first, and remove
 	// the old one when every token has been renewed. Each key is 32 bytes, in standard
-	// base64 or as 64 hexadecimal digits. Default: tokens are not sealed.
+	// base64 or as 64 hexadecimal digits. With keys, stored tokens that are not sealed
+	// are not used: see migrate. Default: tokens are not sealed.
 	StorageKeys []string `json:"storage_keys,omitempty"`
+
+	// Use stored tokens that are not sealed, and seal each when it is read. Set it
+	// when the first key is added to a store that is in use, and remove it when
+	// everything is sealed: meanwhile whoever can write to the store can plant a
+	// token. Without storage_keys it is an error. Default: false.
+	Migrate bool `json:"migrate,omitempty"`
 
 	// Where tokens are kept. Default: in Caddy's storage.
 	StoreRaw json.RawMessage `json:"store,omitempty" caddy:"namespace=token_sources.stores inline_key=module"`
@@ -139,6 +146,9 @@ func (s *TokenStorage) readKeys() error {
 		}
 		s.keys = append(s.keys, tokenendpoint.NewSecret(key))
 	}
+	if s.Migrate && len(s.keys) == 0 {
+		return s.Origin.errorf("migrate", "there is no key to seal with: expected storage_keys beside it")
+	}
 	return nil
 }
 
@@ -158,9 +168,13 @@ func (s *TokenStorage) openModule(ctx caddy.Context) (tokenstore.Store, error) {
 	return opened, nil
 }
 
-// keysInto returns the keys and adds them to the sum that identifies a source. So
-// with other keys a source begins anew, from what is stored.
+// keysInto returns the keys and adds them, and migrate, to the sum that identifies a
+// source. So with other keys, or when migrate ends, a source begins anew, from what is
+// stored.
 func (s *TokenStorage) keysInto(sum hash.Hash) [][]byte {
+	if s.Migrate {
+		fmt.Fprint(sum, "migrate")
+	}
 	var keys [][]byte
 	for _, key := range s.keys {
 		fmt.Fprintf(sum, "storage_key%d:%s", len(key.Reveal()), key.Reveal())
