@@ -40,10 +40,11 @@ type sidecar struct {
 	*place
 	*app
 
-	p       *provider.Provider
-	api     string // the provider's URL
-	address string // the site's
-	config  []byte
+	p         *provider.Provider
+	api       string // the provider's URL
+	address   string // the site's
+	caddyfile string
+	config    []byte // the same, as it is loaded
 }
 
 const sidecarFile = `{
@@ -103,7 +104,8 @@ func newSidecarOf(t *testing.T, p *provider.Provider, c setup) *sidecar {
 	text := fmt.Sprintf(sidecarFile, c.global, grantText(s.p, c.grantType, c.tokenURL, c.grant), c.sourceOptions(), port, c.site,
 		c.upstream, c.proxy, c.transport) + c.rest
 	text = strings.ReplaceAll(text, theAPI, s.api)
-	s.config = s.contain(t, adapt(t, "sidecar.caddyfile", caddyfile.Format([]byte(text))))
+	s.caddyfile = string(caddyfile.Format([]byte(text)))
+	s.config = s.contain(t, adapt(t, "sidecar.caddyfile", []byte(s.caddyfile)))
 	t.Cleanup(func() {
 		for _, v := range s.p.Violations() {
 			t.Errorf("violation: %s", v)
