@@ -88,9 +88,9 @@ func TestAttack14Refusals(t *testing.T) {
 		"text":               {body: strings.Repeat("A", n), grant: looking, says: "not JSON"},
 		"many cookies":       {status: 200, header: headers("Set-Cookie", "jwt=; Max-Age=%d", n), body: `{}`, grant: looking, says: "no access token"},
 		"many headers":       {header: headers("X-Many", "A%d", n), body: `{}`, grant: looking, says: "status 400"},
-		"megabytes of those": {header: headers("X-Many", "A%d", 4<<20), body: `{}`, grant: looking, says: "not well-formed HTTP"},
+		"megabytes of those": {header: headers("X-Many", "A%d", 4<<20), body: `{}`, grant: looking, says: "server response headers exceeded"},
 		"by its own transport": {
-			header: headers("X-Many", "A%d", 4<<20), body: `{}`, grant: looking + "\ntransport {\ndial_timeout 5s\n}", says: "not well-formed HTTP",
+			header: headers("X-Many", "A%d", 4<<20), body: `{}`, grant: looking + "\ntransport {\ndial_timeout 5s\n}", says: "server response headers exceeded",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -131,7 +131,7 @@ func TestAttack16Hosts(t *testing.T) {
 				_ = conn.Close()
 			}
 			return true
-		})), says: "not well-formed HTTP"},
+		})), says: "malformed HTTP"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var way atomic.Int32

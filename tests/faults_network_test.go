@@ -114,7 +114,7 @@ func TestFault8Certificates(t *testing.T) {
 	}{
 		"good":       {known, "127.0.0.1", later, ""},
 		"expired":    {known, "127.0.0.1", earlier, "certificate has expired"},
-		"wrong name": {known, "127.0.0.9", later, "certificate is"},
+		"wrong name": {known, "127.0.0.9", later, "certificate is not valid for 127.0.0.1"},
 		"unknown":    {unknown, "127.0.0.1", later, "certificate signed by unknown authority"},
 	} {
 		pool := "tls_trust_pool file " + known.file

@@ -4,6 +4,7 @@
 package plainerror
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -72,7 +73,7 @@ func textOf(err error) string {
 	case errors.As(err, &dns):
 		return dns.Error()
 	case isTLS(err):
-		return tlsText(err)
+		return Certificate(err, "")
 	case errors.As(err, &alert):
 		return "TLS: " + alert.Error()
 	case errors.As(err, &op):
@@ -161,7 +162,9 @@ func isTLS(err error) bool {
 	return errors.As(err, &verification) || errors.As(err, &host) || errors.As(err, &authority) || errors.As(err, &invalid)
 }
 
-func tlsText(err error) string {
+// Certificate returns why a certificate is not trusted. name stands for the host that
+// it should be valid for; "" is that host itself.
+func Certificate(err error, name string) string {
 	const failed = "tls: failed to verify certificate: "
 	var (
 		host      x509.HostnameError
@@ -170,7 +173,7 @@ func tlsText(err error) string {
 	)
 	switch {
 	case errors.As(err, &host):
-		return failed + "x509: certificate is not valid for " + host.Host
+		return failed + "x509: certificate is not valid for " + cmp.Or(name, host.Host)
 	case errors.As(err, &authority):
 		return failed + "x509: certificate signed by unknown authority"
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:

@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/caddy-bearer/caddy-bearer/internal/plainerror"
 )
 
 // Endpoint is one place that issues tokens, with what has to be said to it
@@ -202,16 +204,13 @@ var (
 	errTooLong = fmt.Errorf("the response is longer than %d KiB", maxResponse>>10)
 )
 
-// plainError is err without what must not be told: net/http's errors quote
-// what the other side sent, and that may be what we sent. So only errors that
-// are known to hold addresses, names and reasons are told as they are. sent is
+// plainError is err without what must not be told, see package plainerror. sent is
 // false when the request surely never left.
 func plainError(ctx context.Context, err error) (plain error, sent bool) {
 	var (
 		op          *net.OpError
 		dns         *net.DNSError
 		certificate *tls.CertificateVerificationError
-		alert       tls.AlertError
 	)
 	sent = !(errors.As(err, &op) && op.Op == "dial")
 	switch {
@@ -223,16 +222,8 @@ func plainError(ctx context.Context, err error) (plain error, sent bool) {
 		return context.DeadlineExceeded, sent
 	case errors.Is(err, errTooLong):
 		return errTooLong, sent
-	case errors.As(err, &dns):
-		return dns, false
-	case errors.As(err, &certificate):
-		return certificate, false
-	case errors.As(err, &alert):
-		return fmt.Errorf("TLS: %w", alert), sent
-	case errors.As(err, &op):
-		return op, sent
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return errors.New("the connection was closed before the response was complete"), sent
+	case errors.As(err, &dns), errors.As(err, &certificate):
+		sent = false
 	}
-	return fmt.Errorf("the response is not well-formed HTTP, or not of the expected kind (%T)", err), sent
+	return plainerror.Of(err), sent
 }

@@ -2,8 +2,8 @@ package tokenendpoint
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/caddy-bearer/caddy-bearer/internal/plainerror"
 )
 
 // What is shown of a call that failed. Whatever another side wrote, and whatever a
@@ -197,14 +199,17 @@ func withoutHost(err error, host string) error {
 		op          *net.OpError
 		dns         *net.DNSError
 		certificate *tls.CertificateVerificationError
+		alert       tls.AlertError
 	)
 	switch {
+	case errors.As(err, &alert):
+		return fmt.Errorf("TLS: %w", alert)
 	case errors.As(err, &dns):
 		plain := &net.DNSError{Name: host, IsTimeout: dns.IsTimeout, IsTemporary: dns.IsTemporary, IsNotFound: dns.IsNotFound}
 		plain.Err = plainReason(dns).Error()
 		return plain
 	case errors.As(err, &certificate):
-		return errors.New("tls: failed to verify certificate: " + certificateReason(certificate.Err))
+		return errors.New(plainerror.Certificate(err, host))
 	case errors.As(err, &op):
 		return &net.OpError{Op: op.Op, Net: op.Net, Err: plainReason(op.Err)}
 	}
@@ -237,18 +242,3 @@ var (
 	errNoSuchHost = errors.New("no such host")
 	errNotReached = errors.New("failed")
 )
-
-// certificateReason is why a certificate was not accepted. crypto/x509's own words
-// name the hosts that it is for, and who has signed it.
-func certificateReason(err error) string {
-	var invalid x509.CertificateInvalidError
-	switch {
-	case errors.As(err, new(x509.HostnameError)):
-		return "it is not for this host"
-	case errors.As(err, new(x509.UnknownAuthorityError)):
-		return "it is signed by an unknown authority"
-	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		return "it has expired or is not yet valid"
-	}
-	return "it is not valid"
-}

@@ -245,10 +245,10 @@ func TestAttack16Hosts(t *testing.T) {
 		"a name as text":    {dial(errors.New("dial tcp: lookup canary.idp.example: no such host")), "dial tcp: no such host", false},
 		"another text":      {dial(errors.New("no way to canary.idp.example")), "dial tcp: failed", false},
 		"reset":             {&net.OpError{Op: "read", Net: "tcp", Source: &net.TCPAddr{IP: net.IPv4(192, 0, 2, 77)}, Err: syscall.ECONNRESET}, "read tcp: connection reset by peer", true},
-		"another name":      {untrusted(x509.HostnameError{Certificate: leaf, Host: "canary.idp.example"}), "tls: failed to verify certificate: it is not for this host", false},
-		"unknown CA":        {untrusted(x509.UnknownAuthorityError{Cert: leaf}), "tls: failed to verify certificate: it is signed by an unknown authority", false},
-		"expired":           {untrusted(x509.CertificateInvalidError{Cert: leaf, Reason: x509.Expired, Detail: "canary"}), "tls: failed to verify certificate: it has expired or is not yet valid", false},
-		"not for servers":   {untrusted(x509.CertificateInvalidError{Cert: leaf, Reason: x509.IncompatibleUsage, Detail: "canary"}), "tls: failed to verify certificate: it is not valid", false},
+		"another name":      {untrusted(x509.HostnameError{Certificate: leaf, Host: "canary.idp.example"}), "tls: failed to verify certificate: x509: certificate is not valid for HOST", false},
+		"unknown CA":        {untrusted(x509.UnknownAuthorityError{Cert: leaf}), "tls: failed to verify certificate: x509: certificate signed by unknown authority", false},
+		"expired":           {untrusted(x509.CertificateInvalidError{Cert: leaf, Reason: x509.Expired, Detail: "times"}), "tls: failed to verify certificate: x509: certificate has expired or is not yet valid: times", false},
+		"not for servers":   {untrusted(x509.CertificateInvalidError{Cert: leaf, Reason: x509.IncompatibleUsage, Detail: "canary"}), "tls: failed to verify certificate: x509: certificate specifies an incompatible key usage", false},
 		"an alert":          {&net.OpError{Op: "remote error", Err: tls.AlertError(40)}, "TLS: tls: handshake failure", true},
 		"canceled":          {context.Canceled, "context canceled", true},
 		"anything else":     {errors.New("canary"), "not of the expected kind (*errors.errorString)", true},
@@ -329,8 +329,8 @@ func TestAttack16RealHosts(t *testing.T) {
 		transport  http.RoundTripper
 		want       string
 	}{
-		"an unknown CA":        {"https://{key.tenant}:" + port + "/token", "127.0.0.1", tokenendpoint.NewTransport(), "signed by an unknown authority"},
-		"another name":         {"https://{key.tenant}.idp.test:" + port + "/token", "canary", trusting, "not for this host"},
+		"an unknown CA":        {"https://{key.tenant}:" + port + "/token", "127.0.0.1", tokenendpoint.NewTransport(), "certificate signed by unknown authority"},
+		"another name":         {"https://{key.tenant}.idp.test:" + port + "/token", "canary", trusting, "certificate is not valid for {key.tenant}.idp.test"},
 		"nobody listens":       {"http://{key.tenant}:1/token", "127.0.0.1", tokenendpoint.NewTransport(), "dial tcp: connection refused"},
 		"http to a TLS server": {"http://{key.tenant}:" + port + "/token", "127.0.0.1", tokenendpoint.NewTransport(), "status 400"},
 	} {
