@@ -189,14 +189,7 @@ func (d *document) name(i int32) []byte {
 	return d.text[at:end]
 }
 
-// nameText is the name of a member as it is meant.
-func (d *document) nameText(i int32) string {
-	if d.form {
-		return string(unescape(d.name(i)))
-	}
-	return string(unquote(d.name(i)))
-}
-
+// isNamed reports whether that is a member's name.
 func (d *document) isNamed(i int32, name string) bool {
 	if d.form {
 		return saysEscaped(d.name(i), name)
@@ -291,7 +284,7 @@ func (d *document) fields(skip func(path, name []byte) bool) []Field {
 			if before+len(written) > maxFieldSize {
 				return true
 			}
-			if path = append(path, unescapedName(d, written)...); skip(path, path[before:]) {
+			if path = append(path, d.meant(written)...); skip(path, path[before:]) {
 				return true
 			}
 			switch k := d.kind(child); k {
@@ -308,7 +301,8 @@ func (d *document) fields(skip func(path, name []byte) bool) []Field {
 	return fields
 }
 
-func unescapedName(d *document, written []byte) []byte {
+// meant is what a name that is written so says.
+func (d *document) meant(written []byte) []byte {
 	if d.form {
 		return unescape(written)
 	}

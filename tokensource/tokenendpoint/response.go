@@ -416,9 +416,6 @@ func errorShape(doc *document) bool {
 // 10.2.3), at most an hour; 0 when it says nothing.
 func parseRetryAfter(text string, now time.Time) time.Duration {
 	text = strings.TrimSpace(text)
-	if len(text) > maxExpiryText {
-		return 0
-	}
 	if seconds, err := strconv.ParseFloat(text, 64); err == nil {
 		if seconds > maxRetryAfter.Seconds() {
 			return maxRetryAfter

@@ -175,6 +175,24 @@ func TestFields(t *testing.T) {
 	}
 }
 
+// Unasked, what is kept is the first few members that are short, by their names as
+// by their values; of two with the same name the last.
+func TestFieldsAreFewAndShort(t *testing.T) {
+	long, many := strings.Repeat("n", 1<<10), ""
+	for i := range 30 {
+		many += fmt.Sprintf(`"%02d":%d,`, 30-i, i)
+	}
+	ep := wiretest.Endpoint(wiretest.Responding(200, "", `{"`+long+`":1,"a":{"`+long[1:]+`":{"b":2}},"v":"`+long+`v","30":"twice",`+many+`"last":1,"access_token":"t"}`))
+	var got []string
+	for _, f := range wiretest.MustCall(t, ep).Fields {
+		got = append(got, f.Name+"="+f.Value)
+	}
+	want := []string{"16=14", "17=13", "18=12", "19=11", "20=10", "21=9", "22=8", "23=7", "24=6", "25=5", "26=4", "27=3", "28=2", "29=1", "30=0", long + "=1"}
+	if !slices.Equal(got, want) {
+		t.Errorf("fields %q, want %q", got, want)
+	}
+}
+
 // Any member can be asked for, but the refresh token.
 func TestMember(t *testing.T) {
 	long := strings.Repeat("s", 1500)
