@@ -409,6 +409,31 @@ func TestFault56OneUserIsRefused(t *testing.T) {
 	}
 }
 
+// Refusals are alike by the codes that came, and not by what is shown of them: two
+// codes that are not listed are both shown as "other".
+func TestRefusalsAreAlikeByTheirCodes(t *testing.T) {
+	for codes, whose := range map[[2]string]tokensource.Fault{
+		{"ann_is_locked", "bob_is_locked"}: tokensource.FaultUser, {"one_is_locked", "one_is_locked"}: tokensource.FaultClient,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			g := &fakeGrant{perKey: true, noRefresh: true, onToken: func(_ context.Context, n int, _ tokensource.Vars) (*tokenendpoint.Response, error) {
+				if n == 1 {
+					return answer("tok", "", time.Hour), nil
+				}
+				return nil, &tokenendpoint.Error{Status: 401, Code: tokenendpoint.Code(codes[n%2]), Class: tokenendpoint.Permanent, Sent: true}
+			}}
+			s := newSource(t, tokensource.Config{Grant: g, KeyNames: []string{"user"}})
+			ks := users(3)
+			want(t, s, ks[0], "tok")
+			wantErr(t, s, ks[1], tokensource.ErrRefused)
+			err := wantErr(t, s, ks[2], tokensource.ErrRefused)
+			if fault := tokensource.FaultOf(err); fault != whose || tokensource.ErrorCode(err) != "other" {
+				t.Errorf("%v: %q's fault, by %q, want %q's", codes, fault, tokensource.ErrorCode(err), whose)
+			}
+		})
+	}
+}
+
 // Many users who are refused one after the other shut nobody out: not whoever
 // comes in between, nor whoever comes first.
 func TestRefusedUsersShutNobodyOut(t *testing.T) {

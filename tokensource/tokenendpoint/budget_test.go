@@ -137,6 +137,9 @@ func TestAttack14Budget(t *testing.T) {
 				"": {}, "JWT ": {ExpiryKind: tokenendpoint.ExpiryJWT}, "demanding ": demanding(),
 				"form ": {Format: tokenendpoint.FormatForm}, "text ": {Format: tokenendpoint.FormatText},
 			} {
+				if n > 64<<10 && settings != "" {
+					continue // it is not read to its end
+				}
 				for _, status := range []int{200, 400} {
 					ep := wiretest.Endpoint(wiretest.Responding(status, "", body))
 					ep.Response = options
