@@ -96,6 +96,7 @@ func tlsFiles(settings *reverseproxy.TLSConfig) []string {
 		return nil
 	}
 	files := []string{settings.ClientCertificateFile, settings.ClientCertificateKeyFile}
+	//lint:ignore SA1019 a config may still use it
 	files = append(files, settings.RootCAPEMFiles...)
 	files = append(files, poolFiles(settings.CARaw)...)
 	return slices.DeleteFunc(files, func(name string) bool { return name == "" })

@@ -117,9 +117,10 @@ func TestTLSFiles(t *testing.T) {
 		settings *reverseproxy.TLSConfig
 		want     []string
 	}{
-		"none":          {nil, nil},
-		"empty":         {&reverseproxy.TLSConfig{}, nil},
-		"client":        {&reverseproxy.TLSConfig{ClientCertificateFile: "a", ClientCertificateKeyFile: "b"}, []string{"a", "b"}},
+		"none":   {nil, nil},
+		"empty":  {&reverseproxy.TLSConfig{}, nil},
+		"client": {&reverseproxy.TLSConfig{ClientCertificateFile: "a", ClientCertificateKeyFile: "b"}, []string{"a", "b"}},
+		//lint:ignore SA1019 a config may still use it
 		"deprecated":    {&reverseproxy.TLSConfig{RootCAPEMFiles: []string{"a", "b"}}, []string{"a", "b"}},
 		"pool":          {&reverseproxy.TLSConfig{CARaw: []byte(`{"provider": "file", "pem_files": ["a", "b"]}`)}, []string{"a", "b"}},
 		"no file":       {&reverseproxy.TLSConfig{CARaw: []byte(`{"provider": "inline", "trusted_ca_certs": ["a"]}`)}, nil},
