@@ -105,6 +105,7 @@ func FuzzResponse(f *testing.F) {
 		"HTTP/1.1 200 OK\r\nX-Echo: SECRET\r\nContent-Length: 2\r\n\r\nok",
 		"HTTP/1.1 200 SECRET\r\nSECRET: 1\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\n\r\n2;SECRET\r\nok\r\n0\r\nX: SECRET\r\nSECRET\r\n\r\n",
 		"HTTP/1.1 302 Found\r\nLocation: /?a=1&access_token=SECRET#b\r\nLink: <?access_token=SECRET>; rel=next, <\r\nRefresh: 0; url=?access_token=SECRET\r\n\r\n",
+		"HTTP/1.1 103 x\r\nRefresh: \xff\xff\xff\xff\xff\xffurl=\r\n\r\nHTTP/1.1 200 x\r\nX: %53ECRET\r\n\r\n",
 		"HTTP/1.1 103 Early Hints\r\nLink: </?access_token=SECRET>\r\n\r\nHTTP/1.1 401 SECRET\r\nWWW-Authenticate: Bearer error=\"SECRET\"\r\n\r\n",
 		"SECRET\r\n\r\n", "HTTP/1.1 SECRET\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: SECRET\r\n\r\n", "HTTP/1.1 101 x\r\nUpgrade: SECRET\r\nConnection: upgrade\r\n\r\nSECRET",
 	} {

@@ -323,32 +323,32 @@ func setQuery(out *http.Request, name, value string) {
 // removeParam removes the parameters from a query that a server may take for one of
 // that name. The others keep their order and spelling.
 func removeParam(query, name string) string {
-	return removePairs(query, "&;#", name, func(raw string) string { return looseName(looseUnescape(raw)) })
+	name = looseName(name)
+	return removePairs(query, "&;#", func(raw, _ string) bool { return looseName(looseUnescape(raw)) == name })
 }
 
 // setCookie appends a cookie to the app's own and removes the app's cookies that a
 // server may take for one of that name. The others keep their order and spelling.
 func setCookie(out *http.Request, name, value string) {
+	loose := looseName(name)
 	var kept []string
 	for _, line := range out.Header["Cookie"] {
-		line = removePairs(line, ";,", name, func(raw string) string {
-			return looseName(looseUnescape(strings.Trim(strings.TrimSpace(raw), `"`)))
+		line = removePairs(line, ";,", func(raw, _ string) bool {
+			return looseName(looseUnescape(strings.Trim(strings.TrimSpace(raw), `"`))) == loose
 		})
-		if line = strings.Trim(line, " ;,"); line != "" {
+		if line = strings.Trim(line, " ;"); line != "" {
 			kept = append(kept, line)
 		}
 	}
 	out.Header["Cookie"] = []string{strings.Join(append(kept, name+"="+value), "; ")}
 }
 
-// removePairs removes the pairs name=value from a list whose names read like the
-// given one, and the separators before them. read makes a name of how it is spelled.
-func removePairs(list, separators, name string, read func(raw string) string) string {
-	name = looseName(name)
+// removePairs removes pairs name=value from a list, and the separators before them.
+func removePairs(list, separators string, remove func(name, value string) bool) string {
 	var b strings.Builder
 	for len(list) > 0 {
 		separator := ""
-		if strings.ContainsRune(separators, rune(list[0])) {
+		if strings.Contains(separators, list[:1]) {
 			separator, list = list[:1], list[1:]
 		}
 		end := strings.IndexAny(list, separators)
@@ -357,7 +357,7 @@ func removePairs(list, separators, name string, read func(raw string) string) st
 		}
 		pair := list[:end]
 		list = list[end:]
-		if raw, _, _ := strings.Cut(pair, "="); read(raw) == name {
+		if remove(cutPair(pair)) {
 			continue
 		}
 		if b.Len() > 0 {
@@ -368,12 +368,22 @@ func removePairs(list, separators, name string, read func(raw string) string) st
 	return b.String()
 }
 
+func cutPair(pair string) (name, value string) {
+	name, value, _ = strings.Cut(pair, "=")
+	return name, value
+}
+
 // looseName returns a name as servers read it that are lenient: ASP.NET ignores case;
-// PHP ignores leading spaces, reads . and space as _, and takes name[] and name[0] for
-// elements of name.
+// PHP ignores leading spaces, reads . and space as _, takes name[] and name[0] for
+// elements of name, and reads a [ that is not closed as _.
 func looseName(name string) string {
 	name, _, _ = strings.Cut(name, "\x00")
-	name, _, _ = strings.Cut(strings.TrimSpace(name), "[")
+	name = strings.TrimSpace(name)
+	if before, rest, ok := strings.Cut(name, "["); ok && strings.Contains(rest, "]") {
+		name = before
+	} else if ok {
+		name = before + "_" + rest
+	}
 	return strings.ToLower(strings.NewReplacer(".", "_", " ", "_").Replace(name))
 }
 

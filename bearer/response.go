@@ -49,7 +49,7 @@ func (ij *injector) cleanHeader(h http.Header, access string) {
 		for _, name := range urlHeaders {
 			values := h[name]
 			for i, value := range values {
-				values[i] = ij.withoutQuery(name, value)
+				values[i] = ij.withoutQuery(name, value, access)
 			}
 		}
 	}
@@ -67,14 +67,29 @@ func (ij *injector) cleanHeader(h http.Header, access string) {
 	}
 }
 
-// holds reports whether a value holds the token, plain or as a URL spells it.
+// holds reports whether a value holds the token, plain or escaped, once or twice, in
+// any spelling.
 func holds(value, access string) bool {
-	return strings.Contains(value, access) || strings.Contains(value, url.QueryEscape(access)) || strings.Contains(value, url.PathEscape(access))
+	for range 3 {
+		if strings.Contains(value, access) {
+			return true
+		}
+		if !strings.Contains(value, "%") {
+			return false
+		}
+		value = looseUnescape(value)
+	}
+	return false
 }
 
+// redact takes the token out of a value that holds it. If its spelling is an odd one,
+// nothing of the value stays.
 func redact(value, access string) string {
 	for _, spelling := range []string{access, url.QueryEscape(access), url.PathEscape(access)} {
 		value = strings.ReplaceAll(value, spelling, redacted)
+	}
+	if holds(value, access) {
+		return redacted
 	}
 	return value
 }
@@ -84,7 +99,7 @@ func redact(value, access string) string {
 var urlHeaders = []string{"Location", "Content-Location", "Link", "Refresh"}
 
 // withoutQuery takes the injected parameters out of the URLs in a header's value.
-func (ij *injector) withoutQuery(header, value string) string {
+func (ij *injector) withoutQuery(header, value, access string) string {
 	switch header {
 	case "Link": // <URL>; rel="next", <URL>; rel="last"
 		var b strings.Builder
@@ -95,30 +110,42 @@ func (ij *injector) withoutQuery(header, value string) string {
 				b.WriteString(value)
 				return b.String()
 			}
-			b.WriteString(before + "<" + ij.withoutParams(target) + ">")
+			b.WriteString(before + "<" + ij.withoutParams(target, access) + ">")
 			value = after
 		}
 	case "Refresh": // 5; url=URL
-		i := strings.Index(strings.ToLower(value), "url=")
+		i := indexFold(value, "url=")
 		if i < 0 {
 			return value
 		}
 		i += len("url=")
-		return value[:i] + ij.withoutParams(value[i:])
+		return value[:i] + ij.withoutParams(value[i:], access)
 	}
-	return ij.withoutParams(value)
+	return ij.withoutParams(value, access)
 }
 
-// withoutParams takes the injected parameters out of a URL's query. The rest keeps its
-// order and spelling.
-func (ij *injector) withoutParams(text string) string {
+// indexFold is strings.Index, but for the case of letters.
+func indexFold(text, what string) int {
+	for i := range len(text) - len(what) + 1 {
+		if strings.EqualFold(text[i:i+len(what)], what) {
+			return i
+		}
+	}
+	return -1
+}
+
+// withoutParams takes the injected parameters out of a URL's query, where they have the
+// token. The rest keeps its order and spelling: another value is the API's own.
+func (ij *injector) withoutParams(text, access string) string {
 	before, query, ok := strings.Cut(text, "?")
 	if !ok {
 		return text
 	}
 	query, fragment, hasFragment := strings.Cut(query, "#")
 	for _, name := range ij.queries {
-		query = removeParam(query, name)
+		query = removePairs(query, "&;", func(raw, value string) bool {
+			return looseName(looseUnescape(raw)) == looseName(name) && (holds(value, access) || holds(strings.ReplaceAll(value, "+", "%2B"), access))
+		})
 	}
 	if query != "" {
 		before += "?" + query
@@ -155,7 +182,8 @@ func (b *cleanBody) Read(p []byte) (int, error) {
 }
 
 // cleanInformational arranges that informational responses (1xx), which a proxy
-// passes on as they come, lose the injected parameters, too.
+// passes on as they come, are cleaned, too. It is done for query parameters alone: a
+// hook for each request costs more than all that is done to the response.
 func (ij *injector) cleanInformational(req *http.Request, token *tokensource.Token) *http.Request {
 	if ij.queries == nil {
 		return req

@@ -107,7 +107,7 @@ func benchTransport(b *testing.B, inject []Injection, keys []KeyPart) *Transport
 // benchProvision does those steps of Provision that need no Caddy.
 func benchProvision(t *Transport) error {
 	for _, step := range []func(caddy.Context) error{t.provisionEngine, t.provisionChecks, t.provisionBreakers} {
-		if err := step(caddy.Context{}); err != nil {
+		if err := step(caddy.Context{Context: context.Background()}); err != nil {
 			return err
 		}
 	}

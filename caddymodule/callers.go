@@ -1,11 +1,13 @@
 package caddymodule
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -90,25 +92,15 @@ func (c *callerCheck) checkPeer(req *http.Request) *problem {
 	return c.checkBrowser(req, refused)
 }
 
-// overUnixSocket reports whether a request came over a unix socket. The listener tells,
-// or the connection itself. The peer's address does not: a PROXY header can make it
-// anything.
+// overUnixSocket reports whether a request came over a unix socket. The connection
+// that the listener has accepted tells. The addresses do not: a PROXY header can make
+// them anything.
 func overUnixSocket(req *http.Request) bool {
-	if server, ok := req.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
-		all := server.Listeners()
-		unix := 0
-		for _, l := range all {
-			if strings.HasPrefix(l.Addr().Network(), "unix") {
-				unix++
-			}
-		}
-		if len(all) > 0 && (unix == 0 || unix == len(all)) {
-			return unix > 0
-		}
-	}
-	conn, _ := req.Context().Value(caddyhttp.ConnCtxKey).(net.Conn)
-	for {
+	conn, _ := req.Context().Value(caddyhttp.ConnCtxKey).(net.Conn) // none over HTTP/3
+	for range 10 {
 		switch c := conn.(type) {
+		case nil:
+			return false
 		case *net.UnixConn:
 			return true
 		case interface{ NetConn() net.Conn }: // TLS
@@ -116,9 +108,43 @@ func overUnixSocket(req *http.Request) bool {
 		case interface{ Raw() net.Conn }: // PROXY protocol
 			conn = c.Raw()
 		default:
-			return false
+			conn = embeddedConn(conn)
 		}
 	}
+	return false
+}
+
+// keepConn has a server put each connection into its requests' context, for
+// overUnixSocket. ctx is that of a handler's Provision.
+func keepConn(ctx caddy.Context) {
+	server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if !ok {
+		return
+	}
+	server.RegisterConnContext(func(ctx context.Context, conn net.Conn) context.Context {
+		if ctx.Value(caddyhttp.ConnCtxKey) != nil { // another handler has done it
+			return ctx
+		}
+		return context.WithValue(ctx, caddyhttp.ConnCtxKey, conn)
+	})
+}
+
+// embeddedConn returns the connection in a wrapper of Caddy's, or of a listener wrapper,
+// that embeds it; nil: there is none.
+func embeddedConn(conn net.Conn) net.Conn {
+	v := reflect.ValueOf(conn)
+	if v.Kind() == reflect.Pointer {
+		v = v.Elem()
+	}
+	if v.Kind() != reflect.Struct {
+		return nil
+	}
+	field := v.FieldByName("Conn")
+	if !field.IsValid() || !field.CanInterface() {
+		return nil
+	}
+	inner, _ := field.Interface().(net.Conn)
+	return inner
 }
 
 // checkBrowser refuses pages of other origins (Fetch Metadata, and Origin).

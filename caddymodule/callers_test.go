@@ -201,6 +201,8 @@ func TestAttack17UnixSocket(t *testing.T) {
 		"unix":                    {unix, true},
 		"TLS over unix":           {tls.Server(unix, nil), true},
 		"PROXY over unix":         {proxyproto.NewConn(unix), true},
+		"wrapped unix":            {&struct{ net.Conn }{unix}, true},
+		"wrapped PROXY over tcp":  {&struct{ net.Conn }{proxyproto.NewConn(tcp)}, false},
 		"TLS over PROXY over tcp": {tls.Server(proxyproto.NewConn(tcp), nil), false},
 		"tcp":                     {tcp, false},
 		"nothing":                 {nil, false},

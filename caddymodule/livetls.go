@@ -131,6 +131,13 @@ func poolFiles(raw json.RawMessage) []string {
 func copyTransport(settings *reverseproxy.HTTPTransport) *reverseproxy.HTTPTransport {
 	c := *settings
 	c.TLS = copyTLS(settings.TLS)
+	if settings.Resolver != nil { // Caddy parses its addresses into it, while another transport uses them
+		c.Resolver = &reverseproxy.UpstreamResolver{Addresses: settings.Resolver.Addresses}
+	}
+	if settings.KeepAlive != nil {
+		keepAlive := *settings.KeepAlive
+		c.KeepAlive = &keepAlive
+	}
 	return &c
 }
 

@@ -94,6 +94,7 @@ func (tl *TokenLogin) Provision(ctx caddy.Context) error {
 	if tl.callers, err = newCallerCheck(tl.Callers, tl.Hosts); err != nil {
 		return tl.Origin.errorf("callers", "%w", err)
 	}
+	keepConn(ctx)
 	tl.callers.warnEveryone(ctx, tl.Origin)
 	if !validReturnTo(tl.ReturnTo) {
 		return tl.Origin.errorf("return_to", "%q: expected an https URL, an http URL of this host, or a path", tl.ReturnTo)
@@ -395,7 +396,7 @@ func (tl *TokenLogin) confirm(w http.ResponseWriter, r *http.Request) error {
 		if l == nil {
 			return tokensource.Code{}, &problem{
 				name: problemCodeRefused, status: http.StatusUnprocessableEntity,
-				detail: "this confirmation is unknown, was used, is too old, or is of another key; a new login is needed",
+				detail: "this confirmation is unknown, is too old, or is of another key; a new login is needed",
 			}
 		}
 		return tokensource.Code{Code: l.code, Verifier: tokenendpoint.NewSecret(l.verifier)}, nil

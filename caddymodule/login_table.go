@@ -45,17 +45,21 @@ func (lt *loginTable) add(text string, l *login) {
 	lt.count[l.key]++
 }
 
-// take removes the login under a text and returns it; nil if there is none, or if it is
-// too old.
-func (lt *loginTable) take(text string) *login {
-	id := loginID(sha256.Sum256([]byte(text)))
-	l := lt.logins[id]
-	if l == nil {
+// get returns the login under a text; nil if there is none, or if it is too old.
+func (lt *loginTable) get(text string) *login {
+	l := lt.logins[loginID(sha256.Sum256([]byte(text)))]
+	if l == nil || time.Since(l.since) >= loginLife {
 		return nil
 	}
-	lt.remove(slices.Index(lt.order, id))
-	if time.Since(l.since) >= loginLife {
-		return nil
+	return l
+}
+
+// take is get, and removes the login.
+func (lt *loginTable) take(text string) *login {
+	l := lt.get(text)
+	id := loginID(sha256.Sum256([]byte(text)))
+	if i := slices.Index(lt.order, id); i >= 0 {
+		lt.remove(i)
 	}
 	return l
 }

@@ -125,12 +125,13 @@ func (ls *pendingLogins) await(l *login, code tokenendpoint.Secret) string {
 	return confirmation
 }
 
-// confirm returns the login that the app confirms for a key; nil if there is none. A
-// confirmation is used up by the first attempt.
+// confirm returns the login that the app confirms for a key; nil if there is none. It
+// stays: an app that got no answer may confirm it again, as it may hand over a code
+// again, and the source sends the code once.
 func (ls *pendingLogins) confirm(key tokensource.Key, confirmation string) *login {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
-	l := ls.waiting.take(strings.ToUpper(strings.TrimSpace(confirmation)))
+	l := ls.waiting.get(strings.ToUpper(strings.TrimSpace(confirmation)))
 	if l == nil || l.key != key {
 		return nil
 	}

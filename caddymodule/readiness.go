@@ -241,6 +241,7 @@ func (tr *TokenReadiness) Provision(ctx caddy.Context) (err error) {
 	if tr.callers, err = newCallerCheck(tr.Callers, nil); err != nil {
 		return fmt.Errorf("token_readiness: callers: %w", err)
 	}
+	keepConn(ctx)
 	tr.callers.warnEveryone(ctx, nil)
 	_, err = findReadiness(ctx)
 	return err

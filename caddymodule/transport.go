@@ -183,10 +183,14 @@ func (t *Transport) provisionHTTP(ctx caddy.Context) error {
 	}
 	t.HTTPTransport = *live.get()
 	t.engine.Base = tellsDials{liveRoundTripper[*reverseproxy.HTTPTransport]{live}}
+	keep := func() bool { return true }
 	go live.run(ctx, ctx.Slogger(), func(old *reverseproxy.HTTPTransport) {
-		old.Transport.CloseIdleConnections() // Cleanup would end HTTP/3 requests that are under way
+		old.Transport.CloseIdleConnections()
+		if !slices.Contains(settings.Versions, "3") { // Cleanup would end HTTP/3 requests that are under way
+			keep()
+		}
 		newest := live.get()
-		context.AfterFunc(ctx, func() { _ = newest.Cleanup() })
+		keep = context.AfterFunc(ctx, func() { _ = newest.Cleanup() })
 	})
 	return nil
 }
@@ -253,6 +257,7 @@ func (t *Transport) provisionChecks(ctx caddy.Context) (err error) {
 	if t.callers, err = newCallerCheck(t.Callers, t.Hosts); err != nil {
 		return t.Origin.errorf("callers", "%w", err)
 	}
+	keepConn(ctx)
 	t.callers.warnEveryone(ctx, t.Origin)
 	if unverified(t.TLS) {
 		warn(ctx, t.Origin, "tls_insecure_skip_verify", noVerification)
@@ -392,6 +397,9 @@ func (t *Transport) checkHealthChecks(active *reverseproxy.ActiveHealthChecks, u
 		return t.Origin.errorf("", "transport bearer %s: health_follow_redirects: a redirect of a health check could take the token to another host: expected a health_uri that does not redirect", t.Source)
 	}
 	if active.Upstream != "" {
+		if !slices.ContainsFunc(upstreams, func(u *reverseproxy.Upstream) bool { return sameHost(u.Dial, active.Upstream) }) {
+			return t.Origin.errorf("", "transport bearer %s: health_upstream %s: the token would go to a host that requests do not go to: expected one of the upstreams' hosts", t.Source, active.Upstream)
+		}
 		return t.checkUpstream(active.Upstream, 0)
 	}
 	for _, u := range upstreams {
@@ -400,6 +408,12 @@ func (t *Transport) checkHealthChecks(active *reverseproxy.ActiveHealthChecks, u
 		}
 	}
 	return nil
+}
+
+func sameHost(dial, other string) bool {
+	a, errA := caddy.ParseNetworkAddress(dial)
+	b, errB := caddy.ParseNetworkAddress(other)
+	return errA == nil && errB == nil && a.Network == b.Network && strings.EqualFold(a.Host, b.Host)
 }
 
 // checkUpstream refuses an address to which tokens would go over plain http. port

@@ -12,25 +12,6 @@ import (
 	"testing"
 )
 
-// binaries is where TestMain lets buildCaddy put what it builds.
-var binaries string
-
-func TestMain(m *testing.M) {
-	os.Exit(run(m))
-}
-
-// run lets the deferred call happen before the exit.
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "caddy-bearer-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	binaries = dir
-	return m.Run()
-}
-
 // buildCaddy builds a Caddy with the module, once however many tests want it.
 var buildCaddy = sync.OnceValues(func() (string, error) {
 	binary := filepath.Join(binaries, "caddy")

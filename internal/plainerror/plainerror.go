@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"strings"
 
 	"golang.org/x/net/http2"
@@ -94,7 +95,12 @@ func textOf(err error) string {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return "the connection was closed before the response was complete"
 	}
-	return fmt.Sprintf("the response is not well-formed HTTP, or not of the expected kind (%T)", innermost(err))
+	for code := 400; code < 600; code++ { // net/http makes such a text of what a proxy answers to CONNECT
+		if known := http.StatusText(code); known != "" && known == text {
+			return "the proxy answers " + known
+		}
+	}
+	return fmt.Sprintf("the request cannot be sent, or the response is not well-formed HTTP, or not of the expected kind (%T)", innermost(err))
 }
 
 func innermost(err error) error {
@@ -133,6 +139,8 @@ var phrases = []string{
 	"http chunk length too large",
 	"header line too long",
 	"server response headers exceeded",
+	"request body too large",
+	"with Body length",
 	"http: server gave HTTP response to HTTPS client",
 	"http: server closed idle connection",
 	"http: invalid Read on closed Body",

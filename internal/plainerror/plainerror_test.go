@@ -44,7 +44,8 @@ func TestOf(t *testing.T) {
 		"cut off":          {fmt.Errorf("%s: %w", canary, io.ErrUnexpectedEOF), "the connection was closed before the response was complete"},
 		"canceled":         {fmt.Errorf("%s: %w", canary, context.Canceled), "context canceled"},
 		"deadline":         {fmt.Errorf("%s: %w", canary, context.DeadlineExceeded), "timed out"},
-		"of somebody else": {errors.New(canary), "the response is not well-formed HTTP, or not of the expected kind (*errors.errorString)"},
+		"of somebody else": {errors.New(canary), "the request cannot be sent, or the response is not well-formed HTTP, or not of the expected kind (*errors.errorString)"},
+		"a proxy refuses":  {errors.New("Proxy Authentication Required"), "the proxy answers Proxy Authentication Required"},
 	} {
 		got := plainerror.Of(tt.err)
 		if got.Error() != tt.want {
