@@ -58,8 +58,8 @@ func TestAttack17PROXYProtocol(t *testing.T) {
 func TestAttack15HealthChecks(t *testing.T) {
 	for name, tt := range map[string]struct{ proxy, says string }{
 		"redirects":            {"health_uri /health\nhealth_follow_redirects", "health_follow_redirects: a redirect of a health check could take the token to another host"},
-		"another host, plain":  {"health_uri /health\nhealth_upstream 192.0.2.1:80", "192.0.2.1:80: http would send tokens in the clear"},
-		"a name, plain":        {"health_uri /health\nhealth_upstream api.example:80", "api.example:80: http would send tokens in the clear"},
+		"another host, plain":  {"health_uri /health\nhealth_upstream 192.0.2.1:80", "health_upstream 192.0.2.1:80: the token would go to a host that requests do not go to"},
+		"a name, plain":        {"health_uri /health\nhealth_upstream api.example:80", "health_upstream api.example:80: the token would go to a host that requests do not go to"},
 		"its own port is fine": {"health_uri /health\nhealth_port 1\nhealth_interval 1h", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
