@@ -262,7 +262,7 @@ func wrongSecret(t *testing.T, wording *tokenendpoint.Error, fresh, person bool)
 		s = newSource(t, cfg)
 	}
 	before := g.calls()
-	tr := startTraffic(s, ks, 19*time.Second, time.Minute)
+	tr := startTraffic(s, ks, 9*time.Second, time.Minute)
 	defer tr.stop()
 	time.Sleep(10 * time.Minute)
 	// where the words are those for a user, each of the hundred has a back-off of its
