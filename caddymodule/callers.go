@@ -81,12 +81,12 @@ func (c *callerCheck) checkPeer(req *http.Request) *problem {
 	}
 	peer, err := netip.ParseAddrPort(req.RemoteAddr)
 	addr := peer.Addr().Unmap().WithZone("")
+	known := err == nil && slices.ContainsFunc(c.ranges, func(p netip.Prefix) bool { return p.Contains(addr) })
 	switch {
-	case overUnixSocket(req):
-	case err != nil || !slices.ContainsFunc(c.ranges, func(p netip.Prefix) bool { return p.Contains(addr) }):
+	case !known && !overUnixSocket(req):
 		return refused("the caller's address is not among `callers`")
 	// DNS rebinding: see docs/decisions/0006-host-names.md.
-	case addr.IsLoopback() && !c.localName(hostOf(req)):
+	case known && addr.IsLoopback() && !c.localName(hostOf(req)):
 		return refused("the request is addressed to a name that is not this host's: expected localhost, 127.0.0.1, [::1], or the name in `hosts`")
 	}
 	return c.checkBrowser(req, refused)
