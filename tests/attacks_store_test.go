@@ -215,9 +215,10 @@ func (a *attacked) wantSetAside(t *testing.T, name string, forged []byte) {
 	if record := string(all[name]); !strings.Contains(record, `"sealed"`) || strings.Contains(record, "planted") {
 		t.Errorf("the record: %s", record)
 	}
-	if log := a.logged(t); !strings.Contains(log, "not sealed") || !strings.Contains(log, name) {
-		t.Error("no log line says which record is not sealed")
-	}
+	eventually(t, "a log line says which record is not sealed", func() bool {
+		log := a.logged(t)
+		return strings.Contains(log, "not sealed") && strings.Contains(log, name)
+	})
 }
 
 // plantedWhileRunning: the sidecar has the token in memory, and reads the record at its next renewal.
@@ -271,9 +272,10 @@ func plantedBeforeTheStart(t *testing.T, kind storeKind) {
 				t.Errorf("the problem does not say whose fault it is: %s", got.body)
 			}
 			a.wantReady(t, "unavailable", "record_refused")
-			if log := a.logged(t); !strings.Contains(log, "not sealed") || !strings.Contains(log, record) || !strings.Contains(log, "migrate") {
-				t.Error("no log line says which record is not sealed, and what to do")
-			}
+			eventually(t, "a log line says which record is not sealed, and what to do", func() bool {
+				log := a.logged(t)
+				return strings.Contains(log, "not sealed") && strings.Contains(log, record) && strings.Contains(log, "migrate")
+			})
 			if now := a.vault.records(t)[record]; !bytes.Equal(now, forged) {
 				t.Errorf("it was written over: %s", now)
 			}
