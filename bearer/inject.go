@@ -387,13 +387,16 @@ func looseName(name string) string {
 	return strings.ToLower(strings.NewReplacer(".", "_", " ", "_").Replace(name))
 }
 
-// looseUnescape decodes the escapes that are well-formed, with IIS's %uXXXX among
-// them, and leaves others as they are.
-func looseUnescape(text string) string {
-	if !strings.ContainsAny(text, "%+") {
+// looseUnescape is unescape for the names of a form, in which + is a space.
+func looseUnescape(text string) string { return unescape(strings.ReplaceAll(text, "+", " ")) }
+
+// unescape decodes the escapes that are well-formed, with IIS's %uXXXX among them, and
+// leaves others as they are.
+func unescape(text string) string {
+	if !strings.Contains(text, "%") {
 		return text
 	}
-	return escapes.ReplaceAllStringFunc(strings.ReplaceAll(text, "+", " "), func(escape string) string {
+	return escapes.ReplaceAllStringFunc(text, func(escape string) string {
 		digits := strings.TrimPrefix(strings.TrimPrefix(strings.ToLower(escape), "%"), "u")
 		n, err := strconv.ParseUint(digits, 16, 32)
 		if err != nil || n > 0x7f { // no name that is injected has other characters

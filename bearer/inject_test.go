@@ -242,6 +242,8 @@ func TestAttack11Redirects(t *testing.T) {
 		{"Location", "/x?%61ccess_token=a%2bb%2Fc%3dd&y", "/x?y"},
 		{"Location", "https://files.example/x?access_token=signed&y", "https://files.example/x?access_token=signed&y"},
 		{"Location", "/login?back=a%2bb%2fc%3dd", "REDACTED"},
+		{"Location", "/login?back=a+b%2fc=d", "REDACTED"},
+		{"Location", "/x?access_token=a+b%2Fc=d&y", "/x?y"},
 		{"Location", "/login?back=%2Fx%3Fa%252Bb%252Fc%253Dd", "REDACTED"},
 		{"Location", "/x?next=a%2Bb%2Fc%3Dd", "/x?next=REDACTED"},
 		{"Location", "/x?a=1;b=2", "/x?a=1;b=2"},

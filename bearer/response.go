@@ -77,7 +77,7 @@ func holds(value, access string) bool {
 		if !strings.Contains(value, "%") {
 			return false
 		}
-		value = looseUnescape(value)
+		value = unescape(value)
 	}
 	return false
 }
@@ -114,7 +114,7 @@ func (ij *injector) withoutQuery(header, value, access string) string {
 			value = after
 		}
 	case "Refresh": // 5; url=URL
-		i := indexFold(value, "url=")
+		i := strings.Index(asciiLower(value), "url=")
 		if i < 0 {
 			return value
 		}
@@ -122,16 +122,6 @@ func (ij *injector) withoutQuery(header, value, access string) string {
 		return value[:i] + ij.withoutParams(value[i:], access)
 	}
 	return ij.withoutParams(value, access)
-}
-
-// indexFold is strings.Index, but for the case of letters.
-func indexFold(text, what string) int {
-	for i := range len(text) - len(what) + 1 {
-		if strings.EqualFold(text[i:i+len(what)], what) {
-			return i
-		}
-	}
-	return -1
 }
 
 // withoutParams takes the injected parameters out of a URL's query, where they have the
@@ -143,8 +133,9 @@ func (ij *injector) withoutParams(text, access string) string {
 	}
 	query, fragment, hasFragment := strings.Cut(query, "#")
 	for _, name := range ij.queries {
+		name = looseName(name)
 		query = removePairs(query, "&;", func(raw, value string) bool {
-			return looseName(looseUnescape(raw)) == looseName(name) && (holds(value, access) || holds(strings.ReplaceAll(value, "+", "%2B"), access))
+			return looseName(looseUnescape(raw)) == name && holds(value, access)
 		})
 	}
 	if query != "" {
