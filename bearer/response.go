@@ -2,7 +2,6 @@ package bearer
 
 import (
 	"context"
-	"errors"
 	"io"
 	"net/http"
 	"net/http/httptrace"
@@ -158,16 +157,12 @@ type cleanBody struct {
 // Read implements io.Reader.
 func (b *cleanBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	switch {
-	case err == nil:
-		return n, nil
-	case err == io.EOF: // the trailers have come
+	switch err {
+	case io.EOF: // the trailers have come
 		b.ij.cleanHeader(b.res.Trailer, b.access)
 		return n, err
-	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, context.Canceled):
-		if inner := errors.Unwrap(err); inner == nil {
-			return n, err
-		}
+	case nil, io.ErrUnexpectedEOF, context.Canceled: // which readers compare with
+		return n, err
 	}
 	return n, plainerror.Of(err)
 }

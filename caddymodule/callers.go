@@ -43,6 +43,18 @@ func newCallerCheck(callers, hosts []string) (callerCheck, error) {
 	return c, nil
 }
 
+// provisionCallers is newCallerCheck for a handler with these options, in its
+// Provision. It warns of callers that are everyone.
+func provisionCallers(ctx caddy.Context, o *Origin, callers, hosts []string) (callerCheck, error) {
+	c, err := newCallerCheck(callers, hosts)
+	if err != nil {
+		return c, err
+	}
+	keepConn(ctx)
+	c.warnEveryone(ctx, o)
+	return c, nil
+}
+
 func parseRange(text string) (netip.Prefix, error) {
 	if prefix, err := netip.ParsePrefix(text); err == nil {
 		if addr := prefix.Addr(); addr.Is4In6() && prefix.Bits() >= 96 {

@@ -91,11 +91,9 @@ func (tl *TokenLogin) Provision(ctx caddy.Context) error {
 	if grant := tl.source.GrantType(); grant != "authorization_code" {
 		return tl.Origin.errorf("", "token_login %s: its grant is %s: expected authorization_code", tl.Source, grant)
 	}
-	if tl.callers, err = newCallerCheck(tl.Callers, tl.Hosts); err != nil {
+	if tl.callers, err = provisionCallers(ctx, tl.Origin, tl.Callers, tl.Hosts); err != nil {
 		return tl.Origin.errorf("callers", "%w", err)
 	}
-	keepConn(ctx)
-	tl.callers.warnEveryone(ctx, tl.Origin)
 	if !validReturnTo(tl.ReturnTo) {
 		return tl.Origin.errorf("return_to", "%q: expected an https URL, an http URL of this host, or a path", tl.ReturnTo)
 	}

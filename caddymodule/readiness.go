@@ -238,11 +238,9 @@ func (*TokenReadiness) CaddyModule() caddy.ModuleInfo {
 // Provision finds the sources, if there are any.
 func (tr *TokenReadiness) Provision(ctx caddy.Context) (err error) {
 	tr.ctx = ctx
-	if tr.callers, err = newCallerCheck(tr.Callers, nil); err != nil {
+	if tr.callers, err = provisionCallers(ctx, nil, tr.Callers, nil); err != nil {
 		return fmt.Errorf("token_readiness: callers: %w", err)
 	}
-	keepConn(ctx)
-	tr.callers.warnEveryone(ctx, nil)
 	_, err = findReadiness(ctx)
 	return err
 }

@@ -32,14 +32,10 @@ func filterStdLog(ctx context.Context) {
 }
 
 func installStdLogFilter() {
-	if w := log.Writer(); !isStdLogFilter(w) {
+	w := log.Writer()
+	if _, done := w.(stdLogFilter); !done {
 		log.SetOutput(stdLogFilter{w})
 	}
-}
-
-func isStdLogFilter(w io.Writer) bool {
-	_, ok := w.(stdLogFilter)
-	return ok
 }
 
 // stdLogFilter writes what it gets, except for the quotation.

@@ -254,11 +254,9 @@ func (t *Transport) provisionEngine(caddy.Context) error {
 }
 
 func (t *Transport) provisionChecks(ctx caddy.Context) (err error) {
-	if t.callers, err = newCallerCheck(t.Callers, t.Hosts); err != nil {
+	if t.callers, err = provisionCallers(ctx, t.Origin, t.Callers, t.Hosts); err != nil {
 		return t.Origin.errorf("callers", "%w", err)
 	}
-	keepConn(ctx)
-	t.callers.warnEveryone(ctx, t.Origin)
 	if unverified(t.TLS) {
 		warn(ctx, t.Origin, "tls_insecure_skip_verify", noVerification)
 	}
