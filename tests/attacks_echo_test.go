@@ -76,10 +76,9 @@ var echoes = map[string]string{
 	"HTTP/1.0":                   "HTTP/1.0 200 SECRET\r\nX-Echo: SECRET\r\n\r\nSECRET",
 }
 
-// repeating is a server that answers each request with one of the echoes.
-func repeating(t *testing.T, response string, secretOf func(*http.Request) string) string {
+// serveConns has each connection of a listener served, and ends them with the test.
+func serveConns(t *testing.T, l net.Listener, serve func(net.Conn)) {
 	t.Helper()
-	l := listen(t)
 	var open sync.WaitGroup
 	ctx, stop := context.WithCancel(context.Background())
 	t.Cleanup(func() {
@@ -96,15 +95,24 @@ func repeating(t *testing.T, response string, secretOf func(*http.Request) strin
 			open.Go(func() {
 				defer conn.Close()
 				defer context.AfterFunc(ctx, func() { conn.Close() })()
-				req, err := http.ReadRequest(bufio.NewReader(conn))
-				if err != nil {
-					return
-				}
-				_, _ = io.Copy(io.Discard, req.Body)
-				secret := secretOf(req)
-				_, _ = io.WriteString(conn, strings.NewReplacer("SECRET", secret, "ESCAPED", url.QueryEscape(secret)).Replace(response))
+				serve(conn)
 			})
 		}
+	})
+}
+
+// repeating is a server that answers each request with one of the echoes.
+func repeating(t *testing.T, response string, secretOf func(*http.Request) string) string {
+	t.Helper()
+	l := listen(t)
+	serveConns(t, l, func(conn net.Conn) {
+		req, err := http.ReadRequest(bufio.NewReader(conn))
+		if err != nil {
+			return
+		}
+		_, _ = io.Copy(io.Discard, req.Body)
+		secret := secretOf(req)
+		_, _ = io.WriteString(conn, strings.NewReplacer("SECRET", secret, "ESCAPED", url.QueryEscape(secret)).Replace(response))
 	})
 	return "http://" + l.Addr().String()
 }
@@ -255,16 +263,7 @@ func TestAttack10HTTP2Echoes(t *testing.T) {
 func repeatingHTTP2(t *testing.T, certificate tls.Certificate, answer func(f *http2.Framer, id uint32, secret string)) string {
 	t.Helper()
 	l := tls.NewListener(listen(t), &tls.Config{Certificates: []tls.Certificate{certificate}, NextProtos: []string{"h2"}})
-	var open sync.WaitGroup
-	ctx, stop := context.WithCancel(context.Background())
-	t.Cleanup(func() {
-		l.Close()
-		stop()
-		open.Wait()
-	})
-	serve := func(conn net.Conn) {
-		defer conn.Close()
-		defer context.AfterFunc(ctx, func() { conn.Close() })()
+	serveConns(t, l, func(conn net.Conn) {
 		if _, err := io.CopyN(io.Discard, conn, int64(len(http2.ClientPreface))); err != nil {
 			return
 		}
@@ -287,15 +286,6 @@ func repeatingHTTP2(t *testing.T, certificate tls.Certificate, answer func(f *ht
 					return
 				}
 			}
-		}
-	}
-	open.Go(func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			open.Go(func() { serve(conn) })
 		}
 	})
 	return "https://" + l.Addr().String()

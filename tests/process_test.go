@@ -49,6 +49,16 @@ func (p *printed) String() string {
 	return p.buf.String()
 }
 
+// configFile puts a configuration into a file.
+func configFile(t *testing.T, config []byte) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "config.json")
+	if err := os.WriteFile(file, config, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
 // startProcess runs a configuration in a process of its own and waits until it listens on an address.
 func startProcess(t *testing.T, config []byte, vars map[string]string, address string) *process {
 	t.Helper()
@@ -56,11 +66,7 @@ func startProcess(t *testing.T, config []byte, vars map[string]string, address s
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(t.TempDir(), "config.json")
-	if err := os.WriteFile(file, config, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	p := &process{cmd: exec.Command(binary, "run", "--config", file), done: make(chan struct{})}
+	p := &process{cmd: exec.Command(binary, "run", "--config", configFile(t, config)), done: make(chan struct{})}
 	p.cmd.Env = environ(vars)
 	p.cmd.Stdout, p.cmd.Stderr = &p.output, &p.output
 	if err := p.cmd.Start(); err != nil {
@@ -89,11 +95,7 @@ func startProcess(t *testing.T, config []byte, vars map[string]string, address s
 // command runs one of Caddy's commands, which finds the process by the admin endpoint of the configuration.
 func (p *process) command(t *testing.T, config []byte, args ...string) (string, error) {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "config.json")
-	if err := os.WriteFile(file, config, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(p.cmd.Path, append(args, "--config", file)...)
+	cmd := exec.Command(p.cmd.Path, append(args, "--config", configFile(t, config))...)
 	cmd.Env = p.cmd.Env
 	out, err := cmd.CombinedOutput()
 	return string(out), err
@@ -106,11 +108,7 @@ func validate(t *testing.T, config []byte, vars map[string]string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(t.TempDir(), "config.json")
-	if err := os.WriteFile(file, config, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(binary, "validate", "--config", file)
+	cmd := exec.Command(binary, "validate", "--config", configFile(t, config))
 	cmd.Env = environ(vars)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
