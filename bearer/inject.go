@@ -384,8 +384,10 @@ func looseName(name string) string {
 	} else if ok {
 		name = before + "_" + rest
 	}
-	return strings.ToLower(strings.NewReplacer(".", "_", " ", "_").Replace(name))
+	return strings.ToLower(underscores.Replace(name))
 }
+
+var underscores = strings.NewReplacer(".", "_", " ", "_")
 
 // looseUnescape is unescape for the names of a form, in which + is a space.
 func looseUnescape(text string) string { return unescape(strings.ReplaceAll(text, "+", " ")) }
