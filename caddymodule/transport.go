@@ -315,7 +315,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return t.respond(req, keyProblem(err)), nil
 	}
-	out, body := expecting(req)
+	out, body := fromApp(req)
 	res, err := t.engine.Send(out, key, values)
 	body.ask()
 	if err != nil {
