@@ -20,7 +20,12 @@ type attempt struct {
 	req    *http.Request
 	key    tokensource.Key
 	values []string // of the key, for templates
+	own    bool     // the first sending may change req
 	body   *capturedBody
+
+	sendings int
+	latency  time.Duration // of the last sending; 0: no response came
+	replay   Replay        // what came of a refusal; empty: there was none
 	// blamed is the refusal that counts for the breaker; nil: there is none.
 	blamed *blamed
 }
@@ -41,9 +46,9 @@ func (a *attempt) run(token *tokensource.Token) (*http.Response, tokensource.Ver
 	}
 	// retry gets a copy of the attempt. A pointer would move every attempt to the
 	// heap, also that of a request which the API accepts at once.
-	r := retry{attempt: *a, res: res, token: token, worked: worked, sendings: 1, since: time.Now()}
+	r := retry{attempt: *a, res: res, token: token, worked: worked, since: time.Now()}
 	res, verdict, err := r.run()
-	a.blamed = r.blamed
+	a.sendings, a.latency, a.replay, a.blamed = r.sendings, r.latency, r.replay, r.blamed
 	return res, verdict, err
 }
 
@@ -52,13 +57,19 @@ func (a *attempt) run(token *tokensource.Token) (*http.Response, tokensource.Ver
 type injectError struct{ error }
 
 // send makes one round trip and reports whether the API refused the token. It
-// sends a copy: Caddy logs the original request afterwards, and a further sending
-// starts from it again.
+// sends a copy: the request is the caller's, who may log it afterwards, and a further
+// sending starts from it again. Of a request that is ours, only a further sending is a
+// copy: net/http may still be using what was sent first.
 func (a *attempt) send(token *tokensource.Token) (*http.Response, bool, error) {
-	out, err := a.t.injector.inject(a.req, token, a.values)
-	if err != nil {
+	out := a.req
+	if !a.own || a.sendings > 0 {
+		out = copyRequest(a.req)
+	}
+	if err := a.t.injector.inject(out, token, a.values); err != nil {
 		return nil, false, injectError{err}
 	}
+	a.sendings++
+	a.latency = 0
 	if a.body != nil {
 		out.Body = a.body.open()
 		// With GetBody, net/http sends the request again by itself after GOAWAY or on
@@ -71,10 +82,12 @@ func (a *attempt) send(token *tokensource.Token) (*http.Response, bool, error) {
 		}
 	}
 	a.t.failure.prepare(out)
+	sent := time.Now()
 	res, err := a.t.base.RoundTrip(a.t.injector.cleanInformational(out, token))
 	if err != nil {
 		return nil, false, plainerror.Of(err)
 	}
+	a.latency = time.Since(sent)
 	a.t.injector.cleanResponse(res, token)
 	refused, err := a.t.failure.matches(res)
 	if err != nil {

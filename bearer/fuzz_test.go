@@ -40,7 +40,7 @@ func FuzzInject(f *testing.F) {
 		}
 		before := fmt.Sprint(req.URL, req.Host, req.Header, req.Trailer)
 		for place, ij := range injectors {
-			out, err := ij.inject(req, token, nil)
+			out, err := injectCopy(ij, req, token, nil)
 			if err != nil {
 				t.Fatalf("%s: %v", place, err)
 			}

@@ -82,17 +82,22 @@ func (in *Injection) template(keyNames []string) (tokenendpoint.Template, error)
 			return t, err
 		}
 	}
+	return t, checkVariables(t, keyNames)
+}
+
+// checkVariables reports a variable that is neither the token's nor one of the key's.
+func checkVariables(t tokenendpoint.Template, keyNames []string) error {
 	for _, name := range t.Variables() {
 		key, isKey := strings.CutPrefix(name, "key.")
 		switch {
 		case name == "token", strings.HasPrefix(name, "token."), isKey && slices.Contains(keyNames, key):
 		case isKey:
-			return t, fmt.Errorf("{%s}: the source has no such key", name)
+			return fmt.Errorf("{%s}: the source has no such key", name)
 		default:
-			return t, fmt.Errorf("{%s}: expected {token}, {token.NAME} or {key.NAME}; a brace that is meant is written \\{", name)
+			return fmt.Errorf("{%s}: expected {token}, {token.NAME} or {key.NAME}; a brace that is meant is written \\{", name)
 		}
 	}
-	return t, nil
+	return nil
 }
 
 // injector puts tokens into requests.
@@ -103,6 +108,9 @@ type injector struct {
 	items    []injected
 	keyNames []string
 	usesKey  bool // a value of the key goes into the request
+	// inPlace: a request keeps its URL and its cookies, so that one that is ours needs
+	// no copy.
+	inPlace bool
 	// queries are the names of injected query parameters.
 	queries []string
 	// remove are the names of headers that must not come from the app. twins are
@@ -110,6 +118,8 @@ type injector struct {
 	remove, twins []string
 	// members are the members of the token's response that values refer to.
 	members []string
+	// target is where requests go; nil: where their own URL says.
+	target *target
 }
 
 type injected struct {
@@ -133,12 +143,7 @@ func newInjector(list []Injection, keyNames, remove []string) (injector, error) 
 		item := injected{in, value}
 		variables := value.Variables()
 		hasToken = hasToken || slices.Contains(variables, "token")
-		for _, name := range variables {
-			if member, ok := strings.CutPrefix(name, "token."); ok {
-				ij.members = append(ij.members, member)
-			}
-		}
-		ij.usesKey = ij.usesKey || slices.ContainsFunc(variables, func(v string) bool { return strings.HasPrefix(v, "key.") })
+		ij.uses(variables)
 		if item.Header != "" {
 			item.Header = textproto.CanonicalMIMEHeaderKey(item.Header)
 			ij.remove = append(ij.remove, item.Header)
@@ -159,16 +164,37 @@ func newInjector(list []Injection, keyNames, remove []string) (injector, error) 
 		ij.remove = append(ij.remove, textproto.CanonicalMIMEHeaderKey(name))
 	}
 	ij.plain = ij.plain || !hasToken
+	ij.inPlace = ij.queries == nil && ij.twins == nil
 	return ij, nil
 }
 
-// inject returns a copy of the request with the token in it. It does not change
-// the request itself: an http.RoundTripper must not, Caddy logs the request
-// afterwards, and a replay starts from it again.
-func (ij *injector) inject(req *http.Request, token *tokensource.Token, key []string) (*http.Request, error) {
+// uses notes what variables of values refer to.
+func (ij *injector) uses(variables []string) {
+	for _, name := range variables {
+		if member, ok := strings.CutPrefix(name, "token."); ok {
+			ij.members = append(ij.members, member)
+		}
+		ij.usesKey = ij.usesKey || strings.HasPrefix(name, "key.")
+	}
+}
+
+// goTo makes a target the one of all requests.
+func (ij *injector) goTo(t *target) {
+	ij.target, ij.inPlace = t, false
+	ij.uses(t.url.Variables())
+}
+
+// copyRequest returns a copy of the request whose headers may be changed.
+func copyRequest(req *http.Request) *http.Request {
 	out := new(http.Request)
 	*out = *req
-	if out.Header = maps.Clone(req.Header); out.Header == nil {
+	out.Header = maps.Clone(req.Header)
+	return out
+}
+
+// inject puts the token into a request.
+func (ij *injector) inject(out *http.Request, token *tokensource.Token, key []string) error {
+	if out.Header == nil {
 		out.Header = make(http.Header, 1)
 	}
 	for _, name := range ij.remove {
@@ -178,15 +204,20 @@ func (ij *injector) inject(req *http.Request, token *tokensource.Token, key []st
 	if _, upgrades := out.Header["Upgrade"]; upgrades {
 		removeH2C(out.Header)
 	}
+	if ij.target != nil {
+		if err := ij.target.direct(out, ij.lookup(token, key)); err != nil {
+			return err
+		}
+	}
 	if ij.plain {
 		token.SetAuthHeader(out)
 	}
 	for i := range ij.items {
 		if err := ij.put(out, &ij.items[i], token, key); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return out, nil
+	return nil
 }
 
 // removeSpellings removes other spellings of the removed headers, such as
@@ -234,11 +265,11 @@ func (ij *injector) captureTrailer(req *http.Request, body *capturedBody) {
 	if body == nil || req.Trailer == nil {
 		return
 	}
-	trailer := maps.Clone(req.Trailer)
+	from, trailer := req.Trailer, maps.Clone(req.Trailer)
 	ij.cleanTrailer(trailer) // the names are announced before the body
 	body.trailer = trailer
 	body.atEnd = func() {
-		maps.Copy(trailer, req.Trailer)
+		maps.Copy(trailer, from)
 		ij.cleanTrailer(trailer)
 	}
 }

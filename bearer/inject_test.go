@@ -58,7 +58,7 @@ func TestInjectRemovesCredentials(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			req := received(t, name+": Bearer theirs", name+": Basic dGhlaXJz", "Authorization: theirs", "Accept: */*")
-			out, err := mustInjector(t, nil).inject(req, token, nil)
+			out, err := injectCopy(mustInjector(t, nil), req, token, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -80,7 +80,7 @@ func TestInjectRemovesCredentials(t *testing.T) {
 func TestInjectOwnHeader(t *testing.T) {
 	ij := mustInjector(t, []Injection{{Header: "x-api-token", Value: "{token}"}})
 	req := received(t, "X-Api-Token: theirs", "X_API_TOKEN: theirs", "X-Api_Token: theirs", "Authorization: theirs", "X_Other: stays")
-	out, err := ij.inject(req, testToken(t, "ours"), nil)
+	out, err := injectCopy(ij, req, testToken(t, "ours"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +105,7 @@ func TestInjectLeavesTheRequestAlone(t *testing.T) {
 	})
 	req := received(t, "Authorization: theirs", "X-Token: theirs", "X_Token: theirs", "Cookie: session=theirs; other=1")
 	header, target := maps.Clone(req.Header), *req.URL
-	out, err := ij.inject(req, testToken(t, "ours"), nil)
+	out, err := injectCopy(ij, req, testToken(t, "ours"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +136,7 @@ func TestInjectQuery(t *testing.T) {
 	} {
 		req := httptest.NewRequest(http.MethodGet, "http://localhost/", nil)
 		req.URL.RawQuery = given
-		out, err := ij.inject(req, token, nil)
+		out, err := injectCopy(ij, req, token, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -163,7 +163,7 @@ func TestInjectCookie(t *testing.T) {
 		if given != "" {
 			req.Header.Set("Cookie", given)
 		}
-		out, err := ij.inject(req, token, nil)
+		out, err := injectCopy(ij, req, token, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -199,7 +199,7 @@ func TestAttack18Twins(t *testing.T) {
 	} {
 		req := httptest.NewRequest(http.MethodGet, "http://localhost/", nil)
 		req.URL.RawQuery = given
-		out, err := query.inject(req, token, nil)
+		out, err := injectCopy(query, req, token, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -216,7 +216,7 @@ func TestAttack18Twins(t *testing.T) {
 		"a=1; ses%73ion=theirs":        "a=1; session=ours",
 		"session[x]=theirs; sessions=": "sessions=; session=ours",
 	} {
-		out, err := cookie.inject(received(t, "Cookie: "+given, "Cookie_: session=theirs", "_cookie: session=theirs"), token, nil)
+		out, err := injectCopy(cookie, received(t, "Cookie: "+given, "Cookie_: session=theirs", "_cookie: session=theirs"), token, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -277,7 +277,7 @@ func TestInjectTemplates(t *testing.T) {
 		`{"t": "{token}"}`:                {`{"t": "ours"}`},
 	} {
 		ij := mustInjector(t, []Injection{{Header: "X-Value", Value: value}}, "tenant", "user")
-		out, err := ij.inject(received(t, "X-Value: theirs"), token, []string{"acme", "alice"})
+		out, err := injectCopy(ij, received(t, "X-Value: theirs"), token, []string{"acme", "alice"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -295,7 +295,7 @@ func TestInjectTemplates(t *testing.T) {
 // out for a member that the answer lacks, the request is not sent.
 func TestInjectNeverWithoutToken(t *testing.T) {
 	ij := mustInjector(t, []Injection{{Header: "X-Auth", Value: "{token.instance}:{token}"}})
-	out, err := ij.inject(received(t), testToken(t, "ours"), nil)
+	out, err := injectCopy(ij, received(t), testToken(t, "ours"), nil)
 	if err == nil {
 		t.Errorf("sent without a token: %v", out.Header)
 	}
@@ -309,7 +309,7 @@ func TestInjectRefusesLineBreaks(t *testing.T) {
 			{Header: "X-Value", Value: "{token.x}"},
 			{Header: "X-Value", Value: "{key.user}"},
 		} {
-			out, err := mustInjector(t, []Injection{in}, "user").inject(received(t), token, []string{value})
+			out, err := injectCopy(mustInjector(t, []Injection{in}, "user"), received(t), token, []string{value})
 			if err == nil {
 				t.Errorf("%+v with %q: sent %q", in, value, out.Header)
 			} else if strings.Contains(err.Error(), "a") && strings.Contains(err.Error(), value) {
@@ -324,7 +324,7 @@ func TestInjectCookieValues(t *testing.T) {
 	for _, value := range []string{"me; admin=1", "a\r\nX-Evil: 1", "a\nb", "a\x00b"} {
 		for _, template := range []string{"{token.x}", "{key.user}"} {
 			ij := mustInjector(t, []Injection{{Cookie: "user", Value: template}}, "user")
-			out, err := ij.inject(received(t), testToken(t, "ours", "x", value), []string{value})
+			out, err := injectCopy(ij, received(t), testToken(t, "ours", "x", value), []string{value})
 			if err == nil && strings.ContainsAny(out.Header.Get("Cookie"), ";\r\n\x00") {
 				t.Errorf("%s with %q: sent the cookie %q", template, value, out.Header.Get("Cookie"))
 			}
@@ -388,4 +388,10 @@ func TestInjectMembers(t *testing.T) {
 	if got := out.Header.Values("X-Nothing"); len(got) != 0 {
 		t.Errorf("X-Nothing: %q", got)
 	}
+}
+
+// injectCopy puts the token into a copy of the request.
+func injectCopy(ij *injector, req *http.Request, token *tokensource.Token, key []string) (*http.Request, error) {
+	out := copyRequest(req)
+	return out, ij.inject(out, token, key)
 }

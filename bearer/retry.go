@@ -24,7 +24,6 @@ type retry struct {
 	worked bool               // the API had accepted token before it was last sent
 
 	since       time.Time // when the API first refused
-	sendings    int
 	waits       int
 	again       bool // the API refused this request with token before
 	renewed     bool // the API refused this request with another token before
@@ -43,7 +42,6 @@ func (r *retry) run() (*http.Response, tokensource.Verdict, error) {
 		}
 		// Read before the sending, as in attempt.run.
 		worked := token.Worked()
-		r.sendings++
 		res, refused, err := r.send(token)
 		switch {
 		case err != nil:
@@ -210,12 +208,18 @@ func (r *retry) pause(d time.Duration) (*tokensource.Token, error) {
 // failed ends a request whose replay got no response. If any of the body was read,
 // nobody else may send the request again.
 func (r *retry) failed(err error) (*http.Response, tokensource.Verdict, error) {
-	r.t.observer.Replay(ReplayError)
+	r.told(ReplayError)
 	r.t.observer.Request(ResultError)
 	if r.body.touched() {
 		err = lastError{err}
 	}
 	return nil, tokensource.Neutral, err
+}
+
+// told reports what came of the refusal.
+func (r *retry) told(why Replay) {
+	r.replay = why
+	r.t.observer.Replay(why)
 }
 
 // succeeded ends a request whose replay the API has accepted.
@@ -228,7 +232,7 @@ func (r *retry) succeeded(res *http.Response, token *tokensource.Token) (*http.R
 		why = ReplayOK
 		r.t.breakers.memory.cured(r.key)
 	}
-	r.t.observer.Replay(why)
+	r.told(why)
 	return r.accepted(res, token)
 }
 
@@ -255,7 +259,7 @@ var notRenewed = map[string]string{
 
 // passOn gives the API's refusal to the app. It adds only Proxy-Status.
 func (r *retry) passOn(why Replay, verdict tokensource.Verdict, reason error) {
-	r.t.observer.Replay(why)
+	r.told(why)
 	r.t.observer.Request(ResultRefused)
 	detail := detailOf[why]
 	if text := notRenewed[tokensource.Result(reason)]; reason != nil && text != "" {

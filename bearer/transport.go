@@ -58,6 +58,10 @@ type Transport struct {
 	// Authorization with "Bearer {token}", also when none of these holds {token}.
 	Inject []Injection
 
+	// Upstream says where requests go, where that depends on the token or the key.
+	// Default: where the request's URL says.
+	Upstream *Upstream
+
 	// Further headers that are removed from the request in every spelling, such as
 	// those that Key reads. Authorization, Proxy-Authorization and the headers in
 	// Inject are always removed.
@@ -136,6 +140,14 @@ func (t *Transport) init() {
 	if t.injector, t.err = newInjector(t.Inject, t.Source.KeyNames(), t.Remove); t.err != nil {
 		return
 	}
+	if t.Upstream != nil {
+		to, err := newTarget(t.Upstream, t.Source.KeyNames(), t.AllowHTTP)
+		if err != nil {
+			t.err = fmt.Errorf("upstream: %w", err)
+			return
+		}
+		t.injector.goTo(to)
+	}
 	t.Source.Keep(t.injector.members...)
 	if t.base = t.Base; t.base == nil {
 		t.base = defaultBase()
@@ -177,7 +189,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, t.notSent(req, tokensource.Key{}, ErrKey, err)
 	}
-	return t.Send(req, key, values)
+	return t.Send(req, &Call{Key: key, Values: values})
 }
 
 // checkURL refuses to send the token to where others could see it.
@@ -185,6 +197,8 @@ func (t *Transport) checkURL(req *http.Request) error {
 	switch {
 	case req.URL == nil:
 		return errors.New("the request has no URL")
+	case t.Upstream != nil: // checked with the token
+		return nil
 	case req.URL.Scheme != "https" && !plainhttp.Allowed(req.URL.Hostname(), t.AllowHTTP):
 		return fmt.Errorf("%s to %s: expected https, a loopback address, or the host's name in AllowHTTP", req.URL.Scheme, req.URL.Host)
 	}
@@ -197,16 +211,38 @@ func (t *Transport) checkURL(req *http.Request) error {
 	return nil
 }
 
+// Call is one request through [Transport.Send]: what the caller knows of it, and what
+// Send reports.
+type Call struct {
+	// Key says whose token the request gets.
+	Key tokensource.Key
+	// Values are the values that were given to [tokensource.NewKey]. If they are nil,
+	// Send takes them from the key when it needs them.
+	Values []string
+	// Own: the request is the caller's own and Send may change it, which saves a copy.
+	Own bool
+
+	// Waited: there was no usable token at once, so the request waited for one.
+	Waited bool
+	// Sendings is how often the request was sent.
+	Sendings int
+	// Latency is the time from the last sending until the header of its response.
+	// 0: there was no response.
+	Latency time.Duration
+	// Replay is what came of a token's refusal. Empty: the API refused none.
+	Replay Replay
+}
+
 // Send is RoundTrip for a program that has checked the request's URL and read its
-// key by itself. It looks neither at the URL nor at [Transport.Key]. values are the
-// values that were given to [tokensource.NewKey]. If they are nil, Send takes them
-// from the key when it needs them.
-func (t *Transport) Send(req *http.Request, key tokensource.Key, values []string) (*http.Response, error) {
+// key by itself. It looks neither at the URL nor at [Transport.Key].
+func (t *Transport) Send(req *http.Request, call *Call) (*http.Response, error) {
+	key := call.Key
 	if err := t.Init(); err != nil {
 		return nil, t.notSent(req, key, ErrSettings, err)
 	}
 	ctx := req.Context()
-	token, err := t.Source.Token(ctx, key)
+	token, waited, err := t.Source.TokenOrWait(ctx, key)
+	call.Waited = waited
 	if err != nil {
 		return nil, t.noToken(ctx, req, key, err)
 	}
@@ -221,13 +257,15 @@ func (t *Transport) Send(req *http.Request, key tokensource.Key, values []string
 		}
 		return nil, t.notSent(req, key, nil, err)
 	}
+	values := call.Values
 	if values == nil && t.injector.usesKey {
 		values = key.Values()
 	}
-	a := attempt{t: t, req: req, key: key, values: values, body: captureBody(req, t.replay)}
+	a := attempt{t: t, req: req, key: key, values: values, own: call.Own && t.injector.inPlace, body: captureBody(req, t.replay)}
 	t.injector.captureTrailer(req, a.body)
 	res, verdict, err := a.run(token)
 	allowed(verdict, a.blamed)
+	call.Sendings, call.Latency, call.Replay = a.sendings, a.latency, a.replay
 	return res, err
 }
 

@@ -21,19 +21,35 @@ type contender struct {
 
 // The kinds of contender.
 const (
-	plain     = "plain"     // plain Caddy with a static header
-	plain256  = "plain-256" // the same with as many idle connections as clients
-	plainToo  = "plain-2"   // a second plain Caddy, for an A/A control
-	bearer    = "module"
-	bearerOld = "module-old"
+	plain     = "plain"      // plain Caddy with a static header
+	plain256  = "plain-256"  // the same with as many idle connections as clients
+	plainToo  = "plain-2"    // a second plain Caddy, for an A/A control
+	bearer    = "module"     // the handler
+	transport = "transport"  // reverse_proxy with the module's transport
+	bearerOld = "module-old" // the same of an older binary
 	peer      = "x/oauth2"
 )
 
 // caddyfile is the same for all Caddys, but for how the token gets into the
 // request. Logs are at their default level and there is no access log.
 func caddyfile(kind, listen, admin string, p *provider, lane int) string {
-	global, proxy, transport := "", "", "transport http"
-	if kind == bearer || kind == bearerOld {
+	global, options := "", ""
+	upstream := "http://" + p.Lanes[lane]
+	if p.ca != "" {
+		upstream, options = "https://"+p.Lanes[lane], "tls_trust_pool file "+p.ca
+	}
+	if kind == plain256 {
+		options += "\n\t\t\tkeepalive_idle_conns_per_host 256"
+	}
+	static := fmt.Sprintf("header_up Authorization \"Bearer %s\"", p.StaticToken)
+	way := fmt.Sprintf("reverse_proxy %s {\n\t\t%s\n\t\ttransport http {\n\t\t\t%s\n\t\t}\n\t}", upstream, static, options)
+	switch kind {
+	case bearer:
+		way = fmt.Sprintf("bearer bench %s {\n\t\t%s\n\t}", upstream, options)
+	case transport, bearerOld:
+		way = fmt.Sprintf("reverse_proxy %s {\n\t\ttransport bearer bench {\n\t\t\t%s\n\t\t}\n\t}", upstream, options)
+	}
+	if isModule(kind) {
 		global = fmt.Sprintf(`
 	token_source bench {
 		grant client_credentials {
@@ -42,16 +58,6 @@ func caddyfile(kind, listen, admin string, p *provider, lane int) string {
 			client_secret %s
 		}
 	}`, p.TokenURL, p.ClientID, p.ClientSecret)
-		transport = "transport bearer bench"
-	} else {
-		proxy = fmt.Sprintf("header_up Authorization \"Bearer %s\"", p.StaticToken)
-	}
-	scheme, options := "http://", ""
-	if p.ca != "" {
-		scheme, options = "https://", "tls_trust_pool file "+p.ca
-	}
-	if kind == plain256 {
-		options += "\n\t\t\tkeepalive_idle_conns_per_host 256"
 	}
 	return fmt.Sprintf(`{
 	admin %s
@@ -61,15 +67,12 @@ func caddyfile(kind, listen, admin string, p *provider, lane int) string {
 %s
 }
 http://%s {
-	reverse_proxy %s%s {
-		%s
-		%s {
-			%s
-		}
-	}
+	%s
 }
-`, admin, global, listen, scheme, p.Lanes[lane], proxy, transport, options)
+`, admin, global, listen, way)
 }
+
+func isModule(kind string) bool { return kind == bearer || kind == transport || kind == bearerOld }
 
 // contender starts a proxy of some kind in front of one lane of the provider.
 func (l *lab) contender(ctx context.Context, kind string, p *provider, lane int, admin bool) (*contender, error) {
@@ -104,7 +107,7 @@ func (l *lab) caddy(c *contender, kind string, p *provider, lane int, admin bool
 	}
 	binary := l.plain
 	switch kind {
-	case bearer:
+	case bearer, transport:
 		binary = l.sidecar
 	case bearerOld:
 		binary = l.old

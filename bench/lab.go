@@ -19,7 +19,8 @@ type lab struct {
 	plain, sidecar      string // binaries; built when empty
 	old                 string // binary of an older sidecar, if there is one to compare to
 	keep                bool
-	apart               bool // every proxy runs a file of its own
+	env                 map[string][]string // further environment of a process, by its name
+	apart               bool                // every proxy runs a file of its own
 	running             map[string]bool
 	dir                 string
 	started             []*process

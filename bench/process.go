@@ -40,6 +40,7 @@ func (l *lab) start(name, path string, args []string, core int, stdout *os.File)
 		"HOME=" + home, "XDG_DATA_HOME=" + home, "XDG_CONFIG_HOME=" + home,
 		"PATH=" + os.Getenv("PATH"), "GOMAXPROCS=1",
 	}
+	cmd.Env = append(cmd.Env, l.env[name]...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if stdout != nil {
 		cmd.Stdout = stdout
@@ -92,6 +93,19 @@ func (p *process) tail() string {
 }
 
 func (p *process) cpu() (time.Duration, error) { return cpuTime(p.cmd.Process.Pid) }
+
+// resident is the process's resident memory, in bytes.
+func (p *process) resident() (int64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", p.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	var size, resident int64
+	if _, err := fmt.Sscan(string(text), &size, &resident); err != nil {
+		return 0, err
+	}
+	return resident * int64(os.Getpagesize()), nil
+}
 
 func (p *process) stop() {
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); errors.Is(err, os.ErrProcessDone) {

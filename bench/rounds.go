@@ -13,6 +13,7 @@ type round struct {
 	perRequest       time.Duration // CPU
 	conns            lane          // what was opened to the upstream meanwhile
 	latency          summary
+	resident         int64 // bytes, at the end
 }
 
 // meter runs rounds of load against contenders that are all loaded at the
@@ -53,6 +54,7 @@ func (m *meter) closed(ctx context.Context, conns, first int) ([]round, error) {
 	rounds := make([]round, len(after))
 	for i := range after {
 		rounds[i] = after[i].since(before[i])
+		rounds[i].resident = after[i].resident
 		rounds[i].latency = summarize(load.counts[i].samples)
 		if rounds[i].failed > 0 {
 			return nil, fmt.Errorf("%s failed %d of %d requests %v:\n%s", m.contenders[i].name,
@@ -67,6 +69,7 @@ type reading struct {
 	finished, failed int64
 	cpu              time.Duration
 	lane             lane
+	resident         int64
 }
 
 func (r reading) since(before reading) round {
@@ -93,7 +96,11 @@ func (m *meter) read(ctx context.Context, load *closedLoop) ([]reading, error) {
 		if err != nil {
 			return nil, fmt.Errorf("CPU time of %s: %w", c.name, err)
 		}
-		readings[i] = reading{load.counts[i].finished.Load(), load.counts[i].failed.Load(), used, stats.Lanes[i]}
+		resident, err := c.resident()
+		if err != nil {
+			return nil, fmt.Errorf("memory of %s: %w", c.name, err)
+		}
+		readings[i] = reading{load.counts[i].finished.Load(), load.counts[i].failed.Load(), used, stats.Lanes[i], resident}
 	}
 	return readings, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -26,6 +27,9 @@ func (c *comparison) flags(fs *flag.FlagSet) {
 	fs.StringVar(&c.profile, "profile", "", "folder for a CPU and an allocation profile of each, taken in an extra round")
 }
 
+// shipped is how the image and the systemd unit run Caddy.
+var shipped = []string{"GOGC=400", "GOMEMLIMIT=256MiB"}
+
 // sideBySide compares the module to plain Caddy with a static header.
 func sideBySide(ctx context.Context, args []string) error {
 	var c comparison
@@ -33,44 +37,67 @@ func sideBySide(ctx context.Context, args []string) error {
 	c.flags(fs)
 	conns := fs.Int("conns", 64, "connections to each")
 	control := fs.Bool("aa", false, "compare plain Caddy to plain Caddy: what the noise is")
-	idle := fs.Bool("idle256", false, "let plain Caddy keep 256 idle connections, as the module does: what the module itself costs")
-	overTLS := fs.Bool("tls", false, "the upstream speaks TLS")
-	fs.StringVar(&c.old, "old", "", "binary of an older version of the module, to compare to instead of plain Caddy")
+	stock := fs.Bool("stock", false, "let plain Caddy keep 32 idle connections, which is its default, and not 256 as the module does")
+	overHTTP := fs.Bool("http", false, "the upstream speaks plain http, and not https with HTTP/2")
+	old := fs.Bool("transport", false, "measure transport bearer in reverse_proxy, and not the handler")
+	ship := fs.Bool("shipped", false, "run the module as the image and the systemd unit do: "+strings.Join(shipped, " "))
+	fs.StringVar(&c.old, "old", "", "binary of an older version of the module, whose transport is compared to instead of plain Caddy")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
-	kinds := []string{plain, bearer}
+	kinds := []string{plain256, bearer}
+	if *old {
+		kinds[1] = transport
+	}
 	switch {
 	case *control:
-		kinds[1] = plainToo
-	case *idle:
-		kinds[0] = plain256
+		kinds = []string{plain, plainToo}
+	case *stock:
+		kinds[0] = plain
 	case c.old != "":
 		kinds[0] = bearerOld
+	}
+	if *ship {
+		c.env = map[string][]string{kinds[1]: shipped}
 	}
 	if err := c.open(); err != nil {
 		return err
 	}
 	defer c.close()
-	m, err := c.setUp(ctx, kinds, *overTLS, false)
+	m, err := c.setUp(ctx, kinds, !*overHTTP, !*overHTTP)
 	if err != nil {
 		return err
 	}
 	fmt.Printf("%s: core %d shared, GOMAXPROCS=1, %d connections to each\n\n", names(m.contenders), c.proxyCore, *conns)
-	if _, err := c.cpu(ctx, m, *conns); err != nil {
+	rounds, err := c.cpu(ctx, m, *conns)
+	if err != nil {
 		return err
 	}
+	printResident(m, rounds)
 	if err := c.latency(ctx, m); err != nil {
 		return err
 	}
 	return c.profiles(ctx, m, *conns)
 }
 
+// printResident prints each contender's resident memory under load.
+func printResident(m *meter, rounds [][]round) {
+	fmt.Print("resident memory at the end of a round, median, MiB:")
+	for i, c := range m.contenders {
+		var all []float64
+		for _, r := range rounds {
+			all = append(all, float64(r[i].resident)/(1<<20))
+		}
+		fmt.Printf("  %s %.0f", c.name, median(all))
+	}
+	fmt.Print("\n\n")
+}
+
 // setUp starts a provider and a proxy of each kind.
 func (c *comparison) setUp(ctx context.Context, kinds []string, overTLS, h2 bool) (*meter, error) {
 	needsModule := false
 	for _, k := range kinds {
-		needsModule = needsModule || k == bearer
+		needsModule = needsModule || k == bearer || k == transport
 	}
 	c.apart = true
 	if err := c.build(ctx, needsModule); err != nil {

@@ -91,12 +91,12 @@ func benchTransport(b *testing.B, inject []Injection, keys []KeyPart) *Transport
 	b.Cleanup(func() { _ = src.Close(context.Background()) })
 	base := new(http.Transport)
 	base.RegisterProtocol("bench", instant{&http.Response{StatusCode: 200, Header: http.Header{}, Body: http.NoBody}})
-	t := &Transport{
+	t := &Transport{schemeKnown: true, Client: Client{
 		HTTPTransport: reverseproxy.HTTPTransport{Transport: base},
 		Source:        "api", Inject: inject,
 		source: &pooledSource{Source: src, live: &breakerSets{log: slog.New(slog.DiscardHandler)}},
-		keys:   kr, schemeKnown: true, log: zap.NewNop(),
-	}
+		keys:   kr, log: zap.NewNop(),
+	}}
 	t.requests = newCounters(requestsTotal, "bench", resultOK)
 	if err := benchProvision(t); err != nil {
 		b.Fatal(err)

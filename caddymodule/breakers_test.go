@@ -27,7 +27,7 @@ func refuse(t *testing.T, bs *bearer.Breakers, k tokensource.Key) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	res, err := engine.Send(req, k, nil)
+	res, err := engine.Send(req, &bearer.Call{Key: k})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -144,7 +144,7 @@ func TestKeyHeadersStayHere(t *testing.T) {
 		Remove: kr.headers,
 	}
 	req := received(t, "X-User: alice", "X_User: bob", "X-Tenant: acme", "X-Other: 1")
-	if _, err := engine.Send(req, tokensource.Key{}, nil); err != nil {
+	if _, err := engine.Send(req, new(bearer.Call)); err != nil {
 		t.Fatal(err)
 	}
 	want := http.Header{"Authorization": {"Bearer ours"}, "X-Other": {"1"}}

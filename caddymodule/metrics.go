@@ -136,15 +136,15 @@ var replayResults = func() (names []string) {
 	return names
 }()
 
-// transportCounters counts the outcomes that the engine reports.
-type transportCounters Transport
+// clientCounters counts the outcomes that the engine reports.
+type clientCounters Client
 
 // Request implements [bearer.Observer]. There is no counter for
 // [bearer.ResultNotSent]: such a request is counted as a problem.
-func (t *transportCounters) Request(r bearer.Result) { t.requests.count(string(r)) }
+func (c *clientCounters) Request(r bearer.Result) { c.requests.count(string(r)) }
 
 // Replay implements [bearer.Observer].
-func (t *transportCounters) Replay(r bearer.Replay) { t.replays.count(string(r)) }
+func (c *clientCounters) Replay(r bearer.Replay) { c.replays.count(string(r)) }
 
 func newCounters(vec *prometheus.CounterVec, source string, results ...string) requestCounters {
 	c := make(requestCounters, len(results))

@@ -2,13 +2,16 @@ package caddymodule
 
 import (
 	"bytes"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math"
+	"net"
 	"net/http"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
@@ -28,6 +31,8 @@ const (
 	problemCallerRefused         = "caller-refused"
 	problemMethodRefused         = "method-refused"
 	problemUpstreamInsecure      = "upstream-insecure"
+	problemUpstreamUnreachable   = "upstream-unreachable"
+	problemUpstreamTimeout       = "upstream-timeout"
 	problemNotFound              = "not-found"
 	problemBadRequest            = "bad-request"
 )
@@ -36,7 +41,7 @@ func problemNames() []string {
 	return []string{
 		problemAuthorizationRequired, problemTokenUnavailable, problemClientRefused, problemTokenRefused, problemBreakerOpen,
 		problemCodeRefused, problemKeyMissing, problemCallerRefused, problemMethodRefused, problemUpstreamInsecure,
-		problemNotFound, problemBadRequest,
+		problemUpstreamUnreachable, problemUpstreamTimeout, problemNotFound, problemBadRequest,
 	}
 }
 
@@ -55,6 +60,8 @@ var problemTitles = map[string]string{
 	problemCallerRefused:         "This caller may not use the sidecar",
 	problemMethodRefused:         "This method is not proxied",
 	problemUpstreamInsecure:      "The upstream would receive the token in the clear",
+	problemUpstreamUnreachable:   "The API cannot be reached",
+	problemUpstreamTimeout:       "The API does not respond in time",
 	problemNotFound:              "There is nothing at this path",
 	problemBadRequest:            "The request is not understood",
 }
@@ -69,6 +76,8 @@ type problem struct {
 	key        string // the hash that logs show; empty: the source has no key
 	login      string
 	retryAfter time.Duration
+	// proxyError is the error type for Proxy-Status. Default: it follows from status.
+	proxyError string
 }
 
 // problemOf turns an error of a token source into a problem. values are the values
@@ -117,12 +126,12 @@ func (ps *pooledSource) problemOf(err error, values []string, binding string) *p
 }
 
 // problemOf is that of the source. The request may bind the login link to a browser.
-func (t *Transport) problemOf(req *http.Request, err error, values []string) *problem {
+func (c *Client) problemOf(req *http.Request, err error, values []string) *problem {
 	binding, bad := loginBinding(req)
 	if bad != nil && errors.Is(err, tokensource.ErrAuthorizationRequired) {
 		return &problem{name: problemBadRequest, status: http.StatusBadRequest, detail: bad.Error()}
 	}
-	return t.source.problemOf(err, values, binding)
+	return c.source.problemOf(err, values, binding)
 }
 
 // notInjected is the problem of a request that was not sent, because the token could
@@ -139,6 +148,41 @@ func keyProblem(err error) *problem {
 		return &problem{name: problemBadRequest, status: http.StatusBadRequest, detail: err.Error()}
 	}
 	return &problem{name: problemKeyMissing, status: http.StatusBadRequest, detail: err.Error()}
+}
+
+// upstreamProblem is the problem of a request to which the API did not respond.
+func upstreamProblem(err error, timedOut, sent bool) *problem {
+	var (
+		dns  *net.DNSError
+		op   *net.OpError
+		ne   net.Error
+		cert *tls.CertificateVerificationError
+		p    = &problem{name: problemUpstreamUnreachable, status: http.StatusBadGateway}
+	)
+	isDNS, isOp := errors.As(err, &dns), errors.As(err, &op)
+	dialing := isDNS || (isOp && op.Op == "dial")
+	switch {
+	case timedOut && !sent:
+		p.name, p.status, p.retryAfter = problemTokenUnavailable, http.StatusServiceUnavailable, time.Second
+		p.detail, p.proxyError = "no token came within the timeout", "destination_unavailable"
+	case timedOut, errors.As(err, &ne) && ne.Timeout():
+		p.name, p.status = problemUpstreamTimeout, http.StatusGatewayTimeout
+		p.detail, p.proxyError = "the API did not respond in time; it may have processed the request", "http_response_timeout"
+		if dialing && !timedOut {
+			p.detail, p.proxyError = "the API did not take the connection in time", "connection_timeout"
+		}
+	case isDNS:
+		p.detail, p.proxyError = "the API's name cannot be resolved", "dns_error"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		p.detail, p.proxyError = "the API refuses connections", "connection_refused"
+	case dialing:
+		p.detail, p.proxyError = "no connection to the API can be made", "destination_ip_unroutable"
+	case errors.As(err, &cert):
+		p.detail, p.proxyError = "the API's certificate is not trusted", "tls_certificate_error"
+	default:
+		p.detail, p.proxyError = "the API ended the connection before its response, or its response is not HTTP; it may have processed the request", "connection_terminated"
+	}
+	return p
 }
 
 func (p *problem) body() []byte {
@@ -173,6 +217,8 @@ func (p *problem) header() http.Header {
 // errorType is the proxy error type for Proxy-Status (RFC 9209, section 2.3).
 func (p *problem) errorType() string {
 	switch {
+	case p.proxyError != "":
+		return p.proxyError
 	case p.status == http.StatusServiceUnavailable:
 		return "destination_unavailable"
 	case p.status >= http.StatusInternalServerError:

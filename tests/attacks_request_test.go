@@ -259,7 +259,7 @@ func TestAttack3OtherTargets(t *testing.T) {
 // TestAttack3PlainHTTP: where a request decides the upstream, whether the token would go out in the clear is known only
 // then. Nobody is called.
 func TestAttack3PlainHTTP(t *testing.T) {
-	s := launch(t, setup{upstream: "{header.X-Upstream}", transport: "dial_timeout 1s"})
+	s := launch(t, setup{onlyTransport: true, upstream: "{header.X-Upstream}", transport: "dial_timeout 1s"})
 	to := func(upstream string) answer {
 		return s.call(t, http.MethodGet, "/", http.Header{"X-Upstream": {upstream}}, "")
 	}

@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"flag"
 	"fmt"
 	"net"
 	"net/http"
@@ -26,6 +27,8 @@ type setup struct {
 	upstream  string // the provider by default
 
 	port string // of the site; any free one by default
+
+	onlyTransport bool // the test is of what only transport bearer can do
 
 	global, grant, source, site, proxy, transport string
 
@@ -58,14 +61,37 @@ const sidecarFile = `{
 
 http://127.0.0.1:%s {
 	%s
-	reverse_proxy %s {
-		%s
-		transport bearer api {
-			%s
-		}
-	}
+	%s
 }
 `
+
+// throughHandler and throughTransport are the two ways to the API.
+const (
+	throughHandler   = "bearer api %s {\n\t\t%s\n\t}"
+	throughTransport = "reverse_proxy %s {\n\t\t%s\n\t\ttransport bearer api {\n\t\t\t%s\n\t\t}\n\t}"
+)
+
+// way is which of the two the tests take.
+var way = flag.String("way", "handler", "how requests go to the API: through the handler, or the `transport` of reverse_proxy")
+
+// out is the site's way to the API. Options of reverse_proxy want the transport.
+func (c *setup) out() string {
+	if *way == "transport" || c.onlyTransport || c.proxy != "" {
+		return fmt.Sprintf(throughTransport, c.upstream, c.proxy, c.transport)
+	}
+	return fmt.Sprintf(throughHandler, c.upstream, c.transport)
+}
+
+// away is the problem of an API that does not respond, by its status. From reverse_proxy there is none.
+func (s *sidecar) away(status int) string {
+	switch {
+	case strings.Contains(s.caddyfile, "reverse_proxy"):
+		return ""
+	case status == http.StatusGatewayTimeout:
+		return "upstream-timeout"
+	}
+	return "upstream-unreachable"
+}
 
 // newSidecar sets up everything but Caddy itself. The test fails if the provider has seen a violation when it ends.
 func newSidecar(t *testing.T, c setup) *sidecar {
@@ -102,7 +128,7 @@ func newSidecarOf(t *testing.T, p *provider.Provider, c setup) *sidecar {
 		c.upstream = s.api
 	}
 	text := fmt.Sprintf(sidecarFile, c.global, grantText(s.p, c.grantType, c.tokenURL, c.grant), c.sourceOptions(), port, c.site,
-		c.upstream, c.proxy, c.transport) + c.rest
+		c.out()) + c.rest
 	text = strings.ReplaceAll(text, theAPI, s.api)
 	s.caddyfile = string(caddyfile.Format([]byte(text)))
 	s.config = s.contain(t, adapt(t, "sidecar.caddyfile", []byte(s.caddyfile)))

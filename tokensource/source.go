@@ -208,13 +208,19 @@ func (s *Source) CanRenew(t *Token) bool {
 // one of ErrAuthorizationRequired, ErrUnavailable, ErrRefused, ErrBreakerOpen
 // and ErrClosed.
 func (s *Source) Token(ctx context.Context, k Key) (*Token, error) {
+	t, _, err := s.TokenOrWait(ctx, k)
+	return t, err
+}
+
+// TokenOrWait is Token. waited reports whether there was no usable token at once.
+func (s *Source) TokenOrWait(ctx context.Context, k Key) (t *Token, waited bool, err error) {
 	now := time.Now()
 	e, err := s.entry(k, now)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if t := e.cur.Load(); t != nil && stateAt(now, t) == fresh {
-		return t, nil
+		return t, false, nil
 	}
 	return s.await(ctx, e)
 }
@@ -318,14 +324,14 @@ func (s *Source) lock(ctx context.Context, e *entry) (*entry, error) {
 }
 
 // await is Token's slow path: the token is due, expired, refused or missing.
-func (s *Source) await(ctx context.Context, e *entry) (*Token, error) {
+func (s *Source) await(ctx context.Context, e *entry) (_ *Token, waited bool, _ error) {
 	start := time.Now()
 	giveUp := start.Add(s.cfg.MaxWait)
 	var failed error // the last renewal
 	for {
 		var err error
 		if e, err = s.lock(ctx, e); err != nil {
-			return nil, err
+			return nil, waited, err
 		}
 		now := time.Now()
 		t, f := e.tok, e.flight
@@ -338,11 +344,11 @@ func (s *Source) await(ctx context.Context, e *entry) (*Token, error) {
 				}
 			}
 			e.mu.Unlock()
-			return t, nil
+			return t, waited, nil
 		}
 		if e.failure.err != nil && s.inGrace(now, t) && (f != nil && !forced) {
 			e.mu.Unlock() // a renewal is under way, after one that failed
-			return t, nil
+			return t, waited, nil
 		}
 		var wait time.Duration
 		if f == nil {
@@ -350,19 +356,20 @@ func (s *Source) await(ctx context.Context, e *entry) (*Token, error) {
 			if wait, err = s.mayTry(e, now, true); err != nil {
 				e.mu.Unlock()
 				if s.inGrace(now, t) {
-					return t, nil
+					return t, waited, nil
 				}
 				if final(err) || now.Add(wait).After(giveUp) {
-					return nil, &delayedError{err, wait}
+					return nil, waited, &delayedError{err, wait}
 				}
+				waited = true
 				if err := sleep.For(ctx, wait); err != nil {
-					return nil, err
+					return nil, waited, err
 				}
 				continue
 			}
 			if failed != nil && now.After(giveUp) {
 				e.mu.Unlock()
-				return nil, &delayedError{failed, probeEvery}
+				return nil, waited, &delayedError{failed, probeEvery}
 			}
 			reason := ReasonExpired
 			if t == nil {
@@ -370,15 +377,16 @@ func (s *Source) await(ctx context.Context, e *entry) (*Token, error) {
 			}
 			if f = s.launch(ctx, e, reason, nil, (*renewal).renew); f == nil {
 				e.mu.Unlock()
-				return nil, ErrClosed
+				return nil, waited, ErrClosed
 			}
 		}
 		e.mu.Unlock()
+		waited = true
 		if err := f.wait(ctx); err != nil {
-			return nil, err
+			return nil, waited, err
 		}
 		if f.err == nil && !f.aside {
-			return f.tok, nil
+			return f.tok, waited, nil
 		}
 		if !f.aside {
 			failed = f.err
