@@ -1,8 +1,10 @@
 package caddymodule
 
 import (
+	"encoding/json"
 	"errors"
 	"net/http"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 )
@@ -16,6 +18,7 @@ func init() {
 //
 //   - GET readiness says whether requests are served: 503 while a source cannot
 //     serve, else 200.
+//   - GET intercepted lists whose calls came to bearer_intercept.
 type adminAPI struct{}
 
 const adminPath = "/token_sources/"
@@ -36,12 +39,17 @@ func (a adminAPI) Routes() []caddy.AdminRoute {
 // serve asks the running config each time: Caddy starts the admin endpoint
 // before a config is known to load, and keeps it when one does not.
 func (adminAPI) serve(w http.ResponseWriter, r *http.Request) error {
-	if r.URL.Path != adminPath+"readiness" {
-		return caddy.APIError{HTTPStatus: http.StatusNotFound, Err: errors.New("expected " + adminPath + "readiness")}
+	name := strings.TrimPrefix(r.URL.Path, adminPath)
+	if name != "readiness" && name != "intercepted" {
+		return caddy.APIError{HTTPStatus: http.StatusNotFound, Err: errors.New("expected " + adminPath + "readiness or " + adminPath + "intercepted")}
 	}
 	if !readinessMethod(r.Method) {
 		w.Header().Set("Allow", readinessMethods)
 		return caddy.APIError{HTTPStatus: http.StatusMethodNotAllowed, Err: errors.New("expected " + readinessMethods)}
+	}
+	if name == "intercepted" {
+		w.Header().Set("Content-Type", "application/json")
+		return json.NewEncoder(w).Encode(interceptedAnswer{Intercepted: seenProxy.list()})
 	}
 	ready, err := findReadiness(caddy.ActiveContext())
 	if err != nil {

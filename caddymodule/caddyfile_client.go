@@ -55,7 +55,7 @@ func callersOption(field *[]string) option {
 	return option{usage: "<ranges...>", min: 1, max: -1, parse: func(d *caddyfile.Dispenser, args []string) error {
 		for _, arg := range args {
 			if _, err := parseRange(arg); err != nil {
-				return d.Errf("callers: %v", err)
+				return d.Errf("%v", err)
 			}
 		}
 		*field = args

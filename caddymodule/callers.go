@@ -24,6 +24,8 @@ import (
 type callerCheck struct {
 	ranges []netip.Prefix
 	hosts  []string
+	// anyName: the request's host is not this one's, because it is a proxy's.
+	anyName bool
 }
 
 var loopbackRanges = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
@@ -98,7 +100,7 @@ func (c *callerCheck) checkPeer(req *http.Request) *problem {
 	case !known && !overUnixSocket(req):
 		return refused("the caller's address is not among `callers`")
 	// DNS rebinding: see docs/decisions/0006-host-names.md.
-	case known && addr.IsLoopback() && !c.localName(hostOf(req)):
+	case !c.anyName && known && addr.IsLoopback() && !c.localName(hostOf(req)):
 		return refused("the request is addressed to a name that is not this host's: expected localhost, 127.0.0.1, [::1], or the name in `hosts`")
 	}
 	return c.checkBrowser(req, refused)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -93,6 +94,11 @@ type Client struct {
 	source *pooledSource
 	keys   keyReader
 	engine *bearer.Transport
+	// dial replaces how connections are made; nil: Caddy's own way.
+	dial dialFunc
+	// server is the one that the client belongs to, which it must not call; nil: no
+	// matter.
+	server *caddyhttp.Server
 	// giveBreakers gives the breakers back; nil: there are none yet.
 	giveBreakers func()
 	callers      callerCheck
@@ -153,12 +159,12 @@ func (c *Client) provisionHTTP(ctx caddy.Context) error {
 	}
 	if len(tlsFiles(c.TLS)) == 0 {
 		c.engine.Base = tellsDials{&c.HTTPTransport}
-		return c.HTTPTransport.Provision(ctx)
+		return c.provisionTransport(ctx, &c.HTTPTransport)
 	}
 	settings := copyTransport(&c.HTTPTransport)
 	live, err := newLiveTLS(ctx, c.TLS, func(ctx caddy.Context) (*reverseproxy.HTTPTransport, error) {
 		h := copyTransport(settings)
-		return h, h.Provision(ctx)
+		return h, c.provisionTransport(ctx, h)
 	})
 	if err != nil {
 		return err
@@ -174,6 +180,20 @@ func (c *Client) provisionHTTP(ctx caddy.Context) error {
 		newest := live.get()
 		keep = context.AfterFunc(ctx, func() { _ = newest.Cleanup() })
 	})
+	return nil
+}
+
+// provisionTransport makes Caddy's transport of its settings.
+func (c *Client) provisionTransport(ctx caddy.Context, h *reverseproxy.HTTPTransport) error {
+	if err := h.Provision(ctx); err != nil {
+		return err
+	}
+	switch {
+	case c.dial != nil:
+		h.Transport.DialContext = c.dial
+	case c.server != nil:
+		h.Transport.DialContext = notItself(c.server, h.Transport.DialContext)
+	}
 	return nil
 }
 

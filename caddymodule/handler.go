@@ -66,7 +66,7 @@ type Handler struct {
 	// {env.*} and {file.*} are read when the config is loaded. {token.NAME} is a member
 	// of the response that brought the token, and {key.NAME} a value of the key; where
 	// the host depends on them, allow_hosts is required. Required.
-	Upstream string `json:"upstream"`
+	Upstream string `json:"upstream,omitempty"`
 
 	// The hosts that an upstream may have whose host depends on the token or the key:
 	// names, with a port unless it is the scheme's own. A first label of * stands for
@@ -78,8 +78,11 @@ type Handler struct {
 	// timeout.
 	Timeout caddy.Duration `json:"timeout,omitempty"`
 
-	base  *url.URL // of a static upstream; nil: the engine resolves it for each request
-	proxy httputil.ReverseProxy
+	base *url.URL // of a static upstream; nil: the engine resolves it for each request
+	// intercepted: it belongs to a bearer_intercept, which names the upstream of each
+	// request.
+	intercepted bool
+	proxy       httputil.ReverseProxy
 }
 
 // CaddyModule returns the Caddy module information.
@@ -92,6 +95,7 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 
 // Provision sets up h. It makes no network call.
 func (h *Handler) Provision(ctx caddy.Context) error {
+	h.server, _ = ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	return h.provision(ctx, "bearer", h.provisionUpstream, h.provisionProxy)
 }
 
@@ -279,8 +283,12 @@ func (h *Handler) rewrite(pr *httputil.ProxyRequest) {
 	// proxy that reads them. Here nobody does, and the API may.
 	out.URL.RawQuery = in.URL.RawQuery
 	out.Host = ""
-	if h.base != nil {
-		u, err := bearer.JoinURL(h.base, out.URL)
+	base := h.base
+	if h.intercepted {
+		base, _ = caddyhttp.GetVar(in.Context(), interceptVar).(*url.URL)
+	}
+	if base != nil {
+		u, err := bearer.JoinURL(base, out.URL)
 		if err != nil {
 			exchangeOf(in).rejected = err
 			return
@@ -357,6 +365,8 @@ func (t exchangeTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 		x.host = res.Request.URL.Host
 	}
 	x.keepHeaders()
+	// Other addresses of the API (RFC 7838) are none of the sidecar's.
+	delete(res.Header, "Alt-Svc")
 	return res, nil
 }
 

@@ -117,6 +117,9 @@ func carrier(placeholder string) string {
 	if name, ok := strings.CutPrefix(placeholder, cookiePlaceholder); ok {
 		return "cookie " + name
 	}
+	if placeholder == "http.bearer.proxy_user" {
+		return "user in the proxy's URL (HTTPS_PROXY=http://USER@127.0.0.1:3128)"
+	}
 	return ""
 }
 

@@ -40,12 +40,16 @@ var (
 		Namespace: "caddy", Subsystem: "bearer", Name: "replays_total",
 		Help: "Requests whose token the API refused, by what came of the replay.",
 	}, []string{"source", "result"})
+	interceptedTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "caddy", Subsystem: "bearer", Name: "intercepted_total",
+		Help: "What came to bearer_intercept, by the host of the route (empty: there is none) and by what it was.",
+	}, []string{"route", "event"})
 )
 
 // registerMetrics puts the metrics into the config's registry. If a metric cannot be
 // registered, that is logged, and requests are served all the same.
 func registerMetrics(ctx caddy.Context, a *App) {
-	for _, c := range []prometheus.Collector{renewalsTotal, renewalDuration, failuresTotal, expiryUnreadableTotal, requestsTotal, replaysTotal, gauges{a}} {
+	for _, c := range []prometheus.Collector{renewalsTotal, renewalDuration, failuresTotal, expiryUnreadableTotal, requestsTotal, replaysTotal, interceptedTotal, gauges{a}} {
 		err := ctx.GetMetricsRegistry().Register(c)
 		if already := (prometheus.AlreadyRegisteredError{}); err != nil && !errors.As(err, &already) {
 			a.log.Error("metric not registered", zap.Error(err))

@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -11,8 +12,11 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
 )
@@ -33,6 +37,8 @@ const (
 	problemUpstreamInsecure      = "upstream-insecure"
 	problemUpstreamUnreachable   = "upstream-unreachable"
 	problemUpstreamTimeout       = "upstream-timeout"
+	problemTargetRefused         = "target-refused"
+	problemMisdirected           = "misdirected"
 	problemNotFound              = "not-found"
 	problemBadRequest            = "bad-request"
 )
@@ -41,7 +47,7 @@ func problemNames() []string {
 	return []string{
 		problemAuthorizationRequired, problemTokenUnavailable, problemClientRefused, problemTokenRefused, problemBreakerOpen,
 		problemCodeRefused, problemKeyMissing, problemCallerRefused, problemMethodRefused, problemUpstreamInsecure,
-		problemUpstreamUnreachable, problemUpstreamTimeout, problemNotFound, problemBadRequest,
+		problemUpstreamUnreachable, problemUpstreamTimeout, problemTargetRefused, problemMisdirected, problemNotFound, problemBadRequest,
 	}
 }
 
@@ -62,6 +68,8 @@ var problemTitles = map[string]string{
 	problemUpstreamInsecure:      "The upstream would receive the token in the clear",
 	problemUpstreamUnreachable:   "The API cannot be reached",
 	problemUpstreamTimeout:       "The API does not respond in time",
+	problemTargetRefused:         "This host may not be called through the sidecar",
+	problemMisdirected:           "The request is for another host than its connection",
 	problemNotFound:              "There is nothing at this path",
 	problemBadRequest:            "The request is not understood",
 }
@@ -150,39 +158,50 @@ func keyProblem(err error) *problem {
 	return &problem{name: problemKeyMissing, status: http.StatusBadRequest, detail: err.Error()}
 }
 
-// upstreamProblem is the problem of a request to which the API did not respond.
+// upstreamProblem is the problem of a request to which the API did not respond. sent
+// says that it was sent, or that sending it was tried.
 func upstreamProblem(err error, timedOut, sent bool) *problem {
 	var (
-		dns  *net.DNSError
-		op   *net.OpError
+		dial reverseproxy.DialError
 		ne   net.Error
 		cert *tls.CertificateVerificationError
 		p    = &problem{name: problemUpstreamUnreachable, status: http.StatusBadGateway}
 	)
-	isDNS, isOp := errors.As(err, &dns), errors.As(err, &op)
-	dialing := isDNS || (isOp && op.Op == "dial")
 	switch {
 	case timedOut && !sent:
 		p.name, p.status, p.retryAfter = problemTokenUnavailable, http.StatusServiceUnavailable, time.Second
 		p.detail, p.proxyError = "no token came within the timeout", "destination_unavailable"
+	case errors.As(err, &dial):
+		p.notConnected(dial.Error())
 	case timedOut, errors.As(err, &ne) && ne.Timeout():
 		p.name, p.status = problemUpstreamTimeout, http.StatusGatewayTimeout
 		p.detail, p.proxyError = "the API did not respond in time; it may have processed the request", "http_response_timeout"
-		if dialing && !timedOut {
-			p.detail, p.proxyError = "the API did not take the connection in time", "connection_timeout"
-		}
-	case isDNS:
-		p.detail, p.proxyError = "the API's name cannot be resolved", "dns_error"
-	case errors.Is(err, syscall.ECONNREFUSED):
-		p.detail, p.proxyError = "the API refuses connections", "connection_refused"
-	case dialing:
-		p.detail, p.proxyError = "no connection to the API can be made", "destination_ip_unroutable"
 	case errors.As(err, &cert):
 		p.detail, p.proxyError = "the API's certificate is not trusted", "tls_certificate_error"
 	default:
 		p.detail, p.proxyError = "the API ended the connection before its response, or its response is not HTTP; it may have processed the request", "connection_terminated"
 	}
 	return p
+}
+
+// notConnected says why there is no connection to the API. Caddy's DialError hides the
+// error that it is made of, so there is only its text, which package net has written.
+func (p *problem) notConnected(text string) {
+	switch {
+	case strings.Contains(text, "i/o timeout"), strings.Contains(text, context.DeadlineExceeded.Error()):
+		p.name, p.status = problemUpstreamTimeout, http.StatusGatewayTimeout
+		p.detail, p.proxyError = "the API did not take the connection in time", "connection_timeout"
+	case strings.Contains(text, errProhibited.Error()):
+		p.detail, p.proxyError = "the host's name leads to an address that is not public, and not among allow_addresses", "destination_ip_prohibited"
+	case strings.Contains(text, errLoop.Error()):
+		p.detail, p.proxyError = "the API's name leads to this sidecar itself: expected resolvers that lead it to the API", "proxy_loop_detected"
+	case strings.Contains(text, "lookup "):
+		p.detail, p.proxyError = "the API's name cannot be resolved", "dns_error"
+	case strings.Contains(text, syscall.ECONNREFUSED.Error()):
+		p.detail, p.proxyError = "the API refuses connections", "connection_refused"
+	default:
+		p.detail, p.proxyError = "no connection to the API can be made", "destination_ip_unroutable"
+	}
 }
 
 func (p *problem) body() []byte {

@@ -63,7 +63,7 @@ func TestAttack15HealthChecks(t *testing.T) {
 		"its own port is fine": {"health_uri /health\nhealth_port 1\nhealth_interval 1h", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newSidecar(t, setup{proxy: tt.proxy})
+			s := newSidecar(t, setup{onlyTransport: true, proxy: tt.proxy})
 			err := caddy.Load(s.config, true)
 			t.Cleanup(func() { stop(t) })
 			if (err == nil) != (tt.says == "") || (err != nil && !strings.Contains(err.Error(), tt.says)) {
@@ -85,7 +85,7 @@ func TestAttack15HealthCheckRedirected(t *testing.T) {
 		http.Redirect(w, r, elsewhere, http.StatusTemporaryRedirect)
 	}))
 	t.Cleanup(api.Close)
-	launch(t, setup{upstream: api.URL, proxy: "health_uri /health\nhealth_interval 10ms"})
+	launch(t, setup{onlyTransport: true, upstream: api.URL, proxy: "health_uri /health\nhealth_interval 10ms"})
 	eventually(t, "some health checks", func() bool { return checks.Load() >= 3 })
 	if n := hits.Load(); n != 0 {
 		t.Errorf("%d calls to where it points", n)
@@ -94,7 +94,7 @@ func TestAttack15HealthCheckRedirected(t *testing.T) {
 
 // TestHealthChecksAreAuthorized: an active health check brings the token, and so an API that wants one is up.
 func TestHealthChecksAreAuthorized(t *testing.T) {
-	s := launch(t, setup{proxy: "health_uri /health\nhealth_interval 10ms\nhealth_fails 1"})
+	s := launch(t, setup{onlyTransport: true, proxy: "health_uri /health\nhealth_interval 10ms\nhealth_fails 1"})
 	eventually(t, "some health checks", func() bool { return s.p.APICount() >= 5 })
 	s.get(t).wantOK(t)
 	for _, call := range s.p.APICalls() {

@@ -134,9 +134,13 @@ func TestAttack10APIEchoes(t *testing.T) {
 	for where, inject := range map[string]string{"header": "", "query": "query access_token {token}", "cookie": "cookie access_token {token}"} {
 		for name, response := range echoes {
 			t.Run(where+"/"+name, func(t *testing.T) {
+				site := "log_append upstream {http.bearer.upstream.hostport}"
+				if *way == "transport" {
+					site = "log_append location {http.reverse_proxy.header.Location}"
+				}
 				s := newSidecar(t, setup{
 					upstream: repeating(t, response, bearerToken), transport: inject, source: answersAtOnce,
-					proxy: "flush_interval -1", site: "log_append location {http.reverse_proxy.header.Location}",
+					proxy: "flush_interval -1", site: site,
 				})
 				s.start(t)
 				req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+s.address+"/things", nil)

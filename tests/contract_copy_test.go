@@ -1,12 +1,14 @@
 package tests
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
-	"errors"
-	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
@@ -17,25 +19,31 @@ import (
 // TestContractFilesAreCopies compares the contract's files with their originals, which lie beside the project where
 // the two are worked on together. Elsewhere there is nothing to compare with, and the copies are the contract.
 func TestContractFilesAreCopies(t *testing.T) {
-	originals := filepath.Join("..", "..", "shared", "contract")
-	entries, err := os.ReadDir(originals)
-	if errors.Is(err, fs.ErrNotExist) {
-		return
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range entries {
-		if !bytes.Equal(mustRead(t, originals, e.Name()), mustRead(t, "contract", e.Name())) {
-			t.Errorf("contract/%s differs from the original", e.Name())
+	shared := filepath.Join("..", "..", "shared")
+	for _, folder := range []string{"contract", "contract-next"} {
+		originals, err := filepath.Glob(filepath.Join(shared, folder, "*.caddyfile"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, original := range originals {
+			name := filepath.Base(original)
+			if slices.Contains(notYet, name) {
+				continue
+			}
+			if !bytes.Equal(mustRead(t, original), mustRead(t, "contract", name)) {
+				t.Errorf("contract/%s differs from the original", name)
+			}
 		}
 	}
 }
 
+// notYet are files of the contract whose options are still to be built.
+var notYet = []string{"github-app.caddyfile", "google-service-account.caddyfile", "private-key-jwt.caddyfile"}
+
 // TestContractFilesAdapt adapts every file of the contract with no environment at all: each has its defaults.
 func TestContractFilesAdapt(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join("contract", "*.caddyfile"))
-	if err != nil || len(files) != 5 {
+	if err != nil || len(files) != 7 {
 		t.Fatalf("%d files: %v", len(files), err)
 	}
 	for _, file := range files {
@@ -83,4 +91,45 @@ func TestFullFileValidatesAndLoads(t *testing.T) {
 	}
 	w.load(t, config)
 	w.searchCanaries(t, p, nil)
+}
+
+// TestWayOutFileRuns: the contract's file for the directive bearer, with an API and a token endpoint of the test's own.
+func TestWayOutFileRuns(t *testing.T) {
+	w := newPlace(t)
+	p := provider.New(provider.Generic)
+	var last http.Request
+	api := recording(t, &last)
+	port := freePort(t)
+	setenv(t, map[string]string{
+		"ACME_TOKEN_URL": serve(t, p, provider.Whole) + "/token", "ACME_URL": api, "ACME_PORT": port,
+		"ACME_CLIENT_ID": p.ClientID, "ACME_CLIENT_SECRET": p.ClientSecret,
+	})
+	w.load(t, w.contain(t, adapt(t, "way-out.caddyfile", mustRead(t, "contract", "way-out.caddyfile"))))
+	if status, body := w.look("http://127.0.0.1:" + port + "/things"); status != http.StatusOK {
+		t.Fatalf("status %d: %s", status, body)
+	}
+	if last.RequestURI != "/v2/things" || last.Host != hostOf(t, api) || !strings.HasPrefix(last.Header.Get("Authorization"), "Bearer ") {
+		t.Errorf("the API got %s with the Host %s", last.RequestURI, last.Host)
+	}
+	w.searchCanaries(t, p, nil)
+}
+
+// TestInterceptFileRuns: the contract's file for interception, for an API on this host.
+func TestInterceptFileRuns(t *testing.T) {
+	w := newPlace(t)
+	p := provider.New(provider.Generic)
+	port := freePort(t)
+	setenv(t, map[string]string{
+		"ACME_TOKEN_URL": serve(t, p, provider.Whole) + "/token", "ACME_HOST": "localhost", "ACME_PORT": port,
+		"ACME_CLIENT_ID": p.ClientID, "ACME_CLIENT_SECRET": p.ClientSecret,
+	})
+	w.load(t, w.contain(t, adapt(t, "intercept.caddyfile", mustRead(t, "contract", "intercept.caddyfile"))))
+	for target, want := range map[string]int{"localhost:443": http.StatusOK, "api.acme.example:443": http.StatusForbidden} {
+		conn := dial(t, "127.0.0.1:"+port)
+		write(t, conn, "CONNECT "+target+" HTTP/1.1\r\nHost: "+target+"\r\n\r\n")
+		res, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: http.MethodConnect})
+		if err != nil || res.StatusCode != want {
+			t.Errorf("%s: %v, %v; want %d", target, res, err, want)
+		}
+	}
 }

@@ -118,7 +118,8 @@ func TestReadmeCaddyfile(t *testing.T) {
 }
 
 // TestExampleIsTheContract: the example's four providers are set up as the
-// contract's files have them, whose every line the contract's tests run.
+// contract's files have them, whose every line the contract's tests run. The
+// example takes the handler, and the contract the transport.
 func TestExampleIsTheContract(t *testing.T) {
 	example := mustRead(t, "..", "Caddyfile.example")
 	for _, c := range contracts {
@@ -126,11 +127,72 @@ func TestExampleIsTheContract(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("PROVIDER", name)
 			got := settingsOf(t, adapt(t, "Caddyfile.example", example))
-			if want := settingsOf(t, adapt(t, name, mustRead(t, "contract", name+".caddyfile"))); got != want {
+			if want := settingsOf(t, throughHandlers(t, adapt(t, name, mustRead(t, "contract", name+".caddyfile")))); got != want {
 				t.Errorf("the example has\n%s\nthe contract\n%s", got, want)
 			}
 		})
 	}
+}
+
+// throughHandlers replaces each reverse_proxy with transport bearer by the handler
+// that does the same.
+func throughHandlers(t *testing.T, config []byte) []byte {
+	t.Helper()
+	var c any
+	if err := json.Unmarshal(config, &c); err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(handlersIn(t, c))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+func handlersIn(t *testing.T, v any) any {
+	switch v := v.(type) {
+	case []any:
+		for i := range v {
+			v[i] = handlersIn(t, v[i])
+		}
+	case map[string]any:
+		if transport, _ := v["transport"].(map[string]any); v["handler"] == "reverse_proxy" && transport["protocol"] == "bearer" {
+			return handlerOf(t, v, transport)
+		}
+		for name := range v {
+			v[name] = handlersIn(t, v[name])
+		}
+	}
+	return v
+}
+
+func handlerOf(t *testing.T, proxy, transport map[string]any) map[string]any {
+	t.Helper()
+	var p struct {
+		Upstreams []struct{ Dial string }
+		Headers   struct {
+			Request struct{ Set map[string][]string }
+		}
+	}
+	text, err := json.Marshal(proxy)
+	if err == nil {
+		err = json.Unmarshal(text, &p)
+	}
+	host, https := strings.CutSuffix(p.Upstreams[0].Dial, ":443")
+	if err != nil || len(p.Upstreams) != 1 || !https {
+		t.Fatalf("%v: expected one upstream, over https: %s", err, text)
+	}
+	delete(transport, "protocol")
+	delete(transport, "tls")
+	transport["handler"], transport["upstream"] = "bearer", "https://"+host
+	var inject []any
+	for name, values := range p.Headers.Request.Set {
+		inject = append(inject, map[string]any{"header": map[string]string{"Tenantid": "tenantId"}[name], "value": values[0]})
+	}
+	if inject != nil {
+		transport["inject"] = inject
+	}
+	return transport
 }
 
 // settingsOf is what a configuration says of sources and sites, without the
@@ -172,6 +234,7 @@ func withoutOrigins(v any) any {
 func TestReadmeOptions(t *testing.T) {
 	readme := string(mustRead(t, "..", "README.md"))
 	_, grammar, _ := strings.Cut(readme, "## The grammar")
+	_, sites, _ := strings.Cut(grammar, "\n<site> {\n") // where bearer is the directive, and no option of a grant
 	grant := func(name string) string { return "{\n token_source a {\n grant " + name + " {\n zzz\n }\n }\n}\n" }
 	for name, block := range map[string]struct{ opening, caddyfile string }{
 		"token_source":             {"token_source <name>", "{\n token_source a {\n zzz\n }\n}\n"},
@@ -183,14 +246,16 @@ func TestReadmeOptions(t *testing.T) {
 		"refresh":                  {"grant", "{\n token_source a {\n refresh {\n zzz\n }\n }\n}\n"}, // "with the grant's options"
 		"response":                 {"response", "{\n token_source a {\n grant request {\n response {\n zzz\n }\n }\n }\n}\n"},
 		"token endpoint's breaker": {"breaker", "{\n token_source a {\n breaker {\n zzz\n }\n }\n}\n"},
-		"transport":                {"transport bearer", ":80 {\n reverse_proxy localhost:81 {\n transport bearer a {\n zzz\n }\n }\n}\n"},
+		"bearer":                   {"bearer", ":80 {\n bearer a https://a.example {\n zzz\n }\n}\n"},
+		"transport":                {"bearer", ":80 {\n reverse_proxy localhost:81 {\n transport bearer a {\n zzz\n }\n }\n}\n"}, // "options of bearer"
+		"bearer_intercept":         {"bearer_intercept", ":80 {\n bearer_intercept {\n zzz\n }\n}\n"},
 		"auth_failure":             {"auth_failure", ":80 {\n reverse_proxy localhost:81 {\n transport bearer a {\n auth_failure {\n zzz\n }\n }\n }\n}\n"},
 		"token_sources":            {"token_sources", "{\n token_sources {\n zzz\n }\n}\n"},
 		"store redis":              {"store redis", "{\n token_sources {\n store redis {\n zzz\n }\n }\n}\n"},
 		"token_login":              {"token_login", ":80 {\n token_login a {\n zzz\n }\n}\n"},
 		"token_readiness":          {"token_readiness", ":80 {\n token_readiness {\n zzz\n }\n}\n"},
 	} {
-		there := optionsOf(grammar, block.opening)
+		there := optionsOf(map[bool]string{false: grammar, true: sites}[block.opening == "bearer"], block.opening)
 		message := adaptError(t, block.caddyfile)
 		match := regexp.MustCompile(`one of ([a-z_, ]+)`).FindStringSubmatch(message)
 		if match == nil {

@@ -31,16 +31,27 @@ func run(m *testing.M) int {
 	if !whole() {
 		return m.Run()
 	}
-	faults := startFaults()
+	parts := []*part{
+		startPart("the tests of the faults", "-test.run="+faultTests),
+		startPart("the tests through the transport", "-test.run="+transportTests, "-way=transport"),
+	}
 	if err := flag.Set("test.skip", faultTests); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	return max(m.Run(), faults.wait())
+	code := m.Run()
+	for _, p := range parts {
+		code = max(code, p.wait())
+	}
+	return code
 }
 
 // faultTests are about half of the tests, by the time that they take.
 const faultTests = "^TestFaults?[0-9]"
+
+// transportTests run a second time, through transport bearer: they are those of bodies, streams and what a request may
+// bring, where the two ways differ.
+const transportTests = "^TestFault(2[0-9]|60|61)|^TestAttack[1-7][A-Z]|^TestNothingIsTold"
 
 // whole reports whether all tests are to run. Caddy's state is one for a process, so the tests in a process run one after
 // another, and most of them wait most of the time. So half of them run in a second process.
@@ -53,19 +64,20 @@ func whole() bool {
 	return true
 }
 
-// part is a second process of these tests.
+// part is a further process of these tests.
 type part struct {
+	name   string
 	output bytes.Buffer
 	cmd    *exec.Cmd
 	err    error
 }
 
-// startFaults runs the tests of the faults, with the flags that this process has.
-func startFaults() *part {
+// startPart runs some of the tests, with the flags that this process has.
+func startPart(name string, flags ...string) *part {
 	args := slices.DeleteFunc(slices.Clone(os.Args[1:]), func(arg string) bool {
 		return strings.HasPrefix(strings.TrimLeft(arg, "-"), "test.testlogfile=") // that is this process's own
 	})
-	p := &part{cmd: exec.Command(os.Args[0], append([]string{"-test.run=" + faultTests}, args...)...)}
+	p := &part{name: name, cmd: exec.Command(os.Args[0], append(flags, args...)...)}
 	p.cmd.Stdout, p.cmd.Stderr = &p.output, &p.output
 	p.err = p.cmd.Start()
 	return p
@@ -78,7 +90,7 @@ func (p *part) wait() int {
 	}
 	_, _ = os.Stdout.Write(bytes.TrimSuffix(p.output.Bytes(), []byte("PASS\n")))
 	if p.err != nil {
-		fmt.Println("the tests of the faults:", p.err)
+		fmt.Printf("%s: %v\n", p.name, p.err)
 		return 1
 	}
 	return 0

@@ -125,3 +125,11 @@ func (p *process) kill(t *testing.T) string {
 	<-p.done
 	return p.output.String()
 }
+
+// commandIn is one of Caddy's commands, run in a folder.
+func commandIn(t *testing.T, dir, binary string, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), binary, args...)
+	cmd.Dir = dir
+	return cmd
+}

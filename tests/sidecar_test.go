@@ -74,9 +74,9 @@ const (
 // way is which of the two the tests take.
 var way = flag.String("way", "handler", "how requests go to the API: through the handler, or the `transport` of reverse_proxy")
 
-// out is the site's way to the API. Options of reverse_proxy want the transport.
+// out is the site's way to the API. The lines for reverse_proxy itself are for that alone.
 func (c *setup) out() string {
-	if *way == "transport" || c.onlyTransport || c.proxy != "" {
+	if *way == "transport" || c.onlyTransport {
 		return fmt.Sprintf(throughTransport, c.upstream, c.proxy, c.transport)
 	}
 	return fmt.Sprintf(throughHandler, c.upstream, c.transport)
