@@ -126,8 +126,9 @@ func TestClosedLoopCountsEachTargetAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 995*time.Millisecond)
 		defer cancel()
-		load := newClosedLoop(8, []string{"ok", "bad"}, 1)
-		load.client = func(addr string) doer { return answering{addr} }
+		load := newClosedLoop(8, []func() doer{
+			func() doer { return answering{"ok"} }, func() doer { return answering{"bad"} },
+		}, 1)
 		load.measuring.Store(true)
 		load.run(ctx)
 		ok, bad := &load.counts[0], &load.counts[1]

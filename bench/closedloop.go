@@ -17,9 +17,8 @@ import (
 // 7 % for minutes. Running free they differ by 1 %.
 type closedLoop struct {
 	conns   int
-	targets []string // addresses
-	first   int      // the target whose clients start first
-	client  func(addr string) doer
+	targets []func() doer // each makes a client of a target
+	first   int           // the target whose clients start first
 
 	measuring atomic.Bool
 	counts    []counts
@@ -33,9 +32,9 @@ type counts struct {
 	samples []sample
 }
 
-func newClosedLoop(conns int, targets []string, first int) *closedLoop {
+func newClosedLoop(conns int, targets []func() doer, first int) *closedLoop {
 	return &closedLoop{
-		conns: conns, targets: targets, first: first, client: newClient,
+		conns: conns, targets: targets, first: first,
 		counts: make([]counts, len(targets)),
 	}
 }
@@ -55,7 +54,7 @@ func (c *closedLoop) run(ctx context.Context) {
 func (c *closedLoop) drive(ctx context.Context, i int) {
 	counts := &c.counts[i]
 	var mine []sample
-	conn := c.client(c.targets[i])
+	conn := c.targets[i]()
 	for ctx.Err() == nil {
 		before := time.Now()
 		status, _ := conn.do()

@@ -17,6 +17,15 @@ type contender struct {
 	*process
 
 	admin string // address of Caddy's admin endpoint, when it has one
+	api   string // host:port that an intercepted app calls; empty: it calls the proxy
+}
+
+// client is an app of this proxy.
+func (c *contender) client() doer {
+	if c.api != "" {
+		return newInterceptedClient(c.addr, c.api)
+	}
+	return newClient(c.addr)
 }
 
 // The kinds of contender.
@@ -25,6 +34,7 @@ const (
 	plain256  = "plain-256"  // the same with as many idle connections as clients
 	plainToo  = "plain-2"    // a second plain Caddy, for an A/A control
 	bearer    = "module"     // the handler
+	intercept = "intercept"  // the handler under bearer_intercept: the app calls the API itself, over TLS
 	transport = "transport"  // reverse_proxy with the module's transport
 	bearerOld = "module-old" // the same of an older binary
 	peer      = "x/oauth2"
@@ -46,8 +56,15 @@ func caddyfile(kind, listen, admin string, p *provider, lane int) string {
 	switch kind {
 	case bearer:
 		way = fmt.Sprintf("bearer bench %s {\n\t\t%s\n\t}", upstream, options)
+	case intercept:
+		way = fmt.Sprintf("bearer_intercept {\n\t\t%s bench {\n\t\t\t%s\n\t\t}\n\t}", p.Lanes[lane], options)
 	case transport, bearerOld:
 		way = fmt.Sprintf("reverse_proxy %s {\n\t\ttransport bearer bench {\n\t\t\t%s\n\t\t}\n\t}", upstream, options)
+	}
+	site := listen
+	if kind == intercept { // its requests are for the API's name, not the site's
+		_, port, _ := strings.Cut(listen, ":")
+		site = ":" + port
 	}
 	if isModule(kind) {
 		global = fmt.Sprintf(`
@@ -63,16 +80,19 @@ func caddyfile(kind, listen, admin string, p *provider, lane int) string {
 	admin %s
 	persist_config off
 	default_bind 127.0.0.1
+	skip_install_trust
 	metrics
 %s
 }
 http://%s {
 	%s
 }
-`, admin, global, listen, way)
+`, admin, global, site, way)
 }
 
-func isModule(kind string) bool { return kind == bearer || kind == transport || kind == bearerOld }
+func isModule(kind string) bool {
+	return kind == bearer || kind == intercept || kind == transport || kind == bearerOld
+}
 
 // contender starts a proxy of some kind in front of one lane of the provider.
 func (l *lab) contender(ctx context.Context, kind string, p *provider, lane int, admin bool) (*contender, error) {
@@ -81,6 +101,9 @@ func (l *lab) contender(ctx context.Context, kind string, p *provider, lane int,
 		return nil, err
 	}
 	c := &contender{name: kind, addr: addr}
+	if kind == intercept {
+		c.api = p.Lanes[lane]
+	}
 	if kind == peer {
 		c.process, err = l.self("peer", peerArgs(addr, p, lane), l.proxyCore, nil)
 	} else {
@@ -107,7 +130,7 @@ func (l *lab) caddy(c *contender, kind string, p *provider, lane int, admin bool
 	}
 	binary := l.plain
 	switch kind {
-	case bearer, transport:
+	case bearer, intercept, transport:
 		binary = l.sidecar
 	case bearerOld:
 		binary = l.old
@@ -125,7 +148,7 @@ func (l *lab) caddy(c *contender, kind string, p *provider, lane int, admin bool
 func (c *contender) answers(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	conn := newClient(c.addr)
+	conn := c.client()
 	defer conn.close()
 	for {
 		status, err := conn.do()
@@ -140,10 +163,10 @@ func (c *contender) answers(ctx context.Context) error {
 	}
 }
 
-func addrs(cs []*contender) []string {
-	out := make([]string, len(cs))
+func clients(cs []*contender) []func() doer {
+	out := make([]func() doer, len(cs))
 	for i, c := range cs {
-		out[i] = c.addr
+		out[i] = c.client
 	}
 	return out
 }

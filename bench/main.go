@@ -1,4 +1,4 @@
-// Command bench compares Caddy with the bearer transport to plain Caddy, and
+// Command bench compares Caddy with the module to plain Caddy, and
 // to the peer one would otherwise write with golang.org/x/oauth2.
 //
 // Two proxies are only ever compared while both are under load at the same
@@ -21,6 +21,7 @@ const usage = `usage: go run ./bench SUBCOMMAND [flags]
 
   sidebyside   CPU per request, then p50 and p99 at a fixed rate, against plain Caddy
   tls          the same with a TLS upstream, by number of connections
+  handshakes   of bearer_intercept, with a thousand hosts
   scenarios    rollover, revocation, outage and a burst of first calls
 
 Each takes -h.
@@ -31,6 +32,7 @@ Each takes -h.
 var commands = map[string]func(context.Context, []string) error{
 	"sidebyside": sideBySide,
 	"tls":        overTLS,
+	"handshakes": handshakes,
 	"scenarios":  scenarios,
 	"upstream":   serveUpstream,
 	"peer":       servePeer,

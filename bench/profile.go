@@ -24,7 +24,7 @@ func (c *comparison) profiles(ctx context.Context, m *meter, conns int) error {
 	loadCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var running sync.WaitGroup
-	running.Go(func() { newClosedLoop(conns, addrs(m.contenders), 0).run(loadCtx) })
+	running.Go(func() { newClosedLoop(conns, clients(m.contenders), 0).run(loadCtx) })
 	wait(ctx, m.warmup)
 
 	errs := make([]error, len(m.contenders))

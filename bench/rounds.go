@@ -28,7 +28,7 @@ type meter struct {
 // closed runs one round of clients that each wait for their answers, and
 // takes the CPU time of every contender over the same stretch of it.
 func (m *meter) closed(ctx context.Context, conns, first int) ([]round, error) {
-	load := newClosedLoop(conns, addrs(m.contenders), first)
+	load := newClosedLoop(conns, clients(m.contenders), first)
 	loadCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var running sync.WaitGroup
@@ -126,8 +126,7 @@ func (m *meter) openFor(ctx context.Context, rate float64, length time.Duration,
 	var running sync.WaitGroup
 	for k := range m.contenders {
 		i := (first + k) % len(m.contenders)
-		addr := m.contenders[i].addr
-		load := openLoop{rate: rate, length: length, seed: uint64(k + 1), client: func() doer { return newClient(addr) }}
+		load := openLoop{rate: rate, length: length, seed: uint64(k + 1), client: m.contenders[i].client}
 		running.Go(func() { samples[i] = load.run(ctx) })
 	}
 	running.Wait()

@@ -40,6 +40,7 @@ func sideBySide(ctx context.Context, args []string) error {
 	stock := fs.Bool("stock", false, "let plain Caddy keep 32 idle connections, which is its default, and not 256 as the module does")
 	overHTTP := fs.Bool("http", false, "the upstream speaks plain http, and not https with HTTP/2")
 	old := fs.Bool("transport", false, "measure transport bearer in reverse_proxy, and not the handler")
+	inside := fs.Bool("intercept", false, "compare bearer_intercept to the handler that is called over plain http")
 	ship := fs.Bool("shipped", false, "run the module as the image and the systemd unit do: "+strings.Join(shipped, " "))
 	fs.StringVar(&c.old, "old", "", "binary of an older version of the module, whose transport is compared to instead of plain Caddy")
 	if err := fs.Parse(args); err != nil {
@@ -50,6 +51,8 @@ func sideBySide(ctx context.Context, args []string) error {
 		kinds[1] = transport
 	}
 	switch {
+	case *inside:
+		kinds = []string{bearer, intercept}
 	case *control:
 		kinds = []string{plain, plainToo}
 	case *stock:
@@ -97,7 +100,7 @@ func printResident(m *meter, rounds [][]round) {
 func (c *comparison) setUp(ctx context.Context, kinds []string, overTLS, h2 bool) (*meter, error) {
 	needsModule := false
 	for _, k := range kinds {
-		needsModule = needsModule || k == bearer || k == transport
+		needsModule = needsModule || isModule(k) && k != bearerOld
 	}
 	c.apart = true
 	if err := c.build(ctx, needsModule); err != nil {

@@ -51,7 +51,7 @@ const faultTests = "^TestFaults?[0-9]"
 
 // transportTests run a second time, through transport bearer: they are those of bodies, streams and what a request may
 // bring, where the two ways differ.
-const transportTests = "^TestFault(2[0-9]|60|61)|^TestAttack[1-7][A-Z]|^TestNothingIsTold"
+const transportTests = "^TestFault(2[0-9]|48|60|61)|^TestAttack[1-7][A-Z]|^TestNothingIsTold"
 
 // whole reports whether all tests are to run. Caddy's state is one for a process, so the tests in a process run one after
 // another, and most of them wait most of the time. So half of them run in a second process.
