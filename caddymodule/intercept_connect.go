@@ -2,12 +2,14 @@ package caddymodule
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"reflect"
 	"strings"
 	"sync"
 	"time"
@@ -87,14 +89,25 @@ func hijack(w http.ResponseWriter) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Caddy's wrapper counts bytes for the access log, which is written when the handler
+	// returns. The connection is used for longer.
+	if reflect.TypeOf(conn).String() == "*caddyhttp.hijackedConn" {
+		conn = embeddedConn(conn)
+	}
 	if err := conn.SetDeadline(time.Time{}); err != nil {
 		_ = conn.Close()
 		return nil, err
 	}
-	if buffered.Reader.Buffered() == 0 {
+	n := buffered.Reader.Buffered()
+	if n == 0 {
 		return conn, nil
 	}
-	return &peekedConn{Conn: conn, in: buffered.Reader}, nil
+	early, err := buffered.Reader.Peek(n)
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return &peekedConn{Conn: conn, in: bufio.NewReader(io.MultiReader(bytes.NewReader(bytes.Clone(early)), conn))}, nil
 }
 
 // peekedConn is a connection of which something was read already.

@@ -66,9 +66,17 @@ type insideServer struct {
 	tls    *tls.Config
 }
 
-// drainTimeout is how long requests may go on that are under way when a config is
-// replaced.
-const drainTimeout = 10 * time.Minute
+const (
+	// drainTimeout is how long requests may go on that are under way when a config is
+	// replaced.
+	drainTimeout = 10 * time.Minute
+	// drainHandshakes is how long handshakes may take that are. The sources of the old
+	// config stay open for longer, see retireAfter.
+	drainHandshakes = 3 * time.Second
+	// firstByteTimeout is how long a client may leave a tunnel empty that it has asked
+	// for. Some open tunnels ahead of need.
+	firstByteTimeout = time.Minute
+)
 
 func newInsideServer(ctx caddy.Context, ic *Intercept, server *caddyhttp.Server) (*insideServer, error) {
 	issuer := &caddytls.InternalIssuer{CA: ic.CA}
@@ -145,11 +153,13 @@ func (s *insideServer) connState(conn net.Conn, state http.ConnState) {
 func (s *insideServer) serve(conn net.Conn, t *tunnel) {
 	t.conn = conn
 	in := bufio.NewReader(conn)
+	_ = conn.SetDeadline(time.Now().Add(firstByteTimeout))
 	first, err := in.Peek(1)
 	if err != nil {
 		_ = conn.Close() // a client that opens tunnels ahead of need; nothing is known of its trust
 		return
 	}
+	_ = conn.SetDeadline(time.Now().Add(connectTimeout))
 	var ready net.Conn = &tunnelConn{&peekedConn{Conn: conn, in: in}, t}
 	if first[0] == recordTypeHandshake {
 		over := tls.Server(ready, s.tls)
@@ -218,18 +228,24 @@ func (s *insideServer) distrusted(t *tunnel, err error) {
 		zap.String("variables", trustVariables), zap.Error(err))
 }
 
-// close lets requests end that are under way, and takes no new ones.
+// close lets requests end that are under way, and those come whose handshake is under way.
+// Connections that are idle end at once: the next request is for the next config.
 func (s *insideServer) close() {
 	s.once.Do(func() {
-		close(s.closed)
-		s.cache.Stop()
-		go func() {
+		s.http.SetKeepAlivesEnabled(false)
+		after := drainHandshakes
+		if stopping() {
+			after = 0
+		}
+		time.AfterFunc(after, func() {
+			close(s.closed)
+			s.cache.Stop()
 			ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
 			defer cancel()
 			if s.http.Shutdown(ctx) != nil {
 				_ = s.http.Close()
 			}
-		}()
+		})
 	})
 }
 

@@ -352,8 +352,7 @@ func TestInterceptProxyUser(t *testing.T) {
 	answerOf(t, res, err).wantProblem(t, http.StatusBadRequest, "key-missing")
 	conn := dial(t, s.proxy) // a request inside cannot name a user
 	c := &client{conn, bufio.NewReader(conn)}
-	c.send(t, "CONNECT %s HTTP/1.1\r\n\r\n", s.api)
-	c.send(t, "GET /things HTTP/1.1\r\nHost: %s\r\nProxy-Authorization: Basic YWxpY2U6cHc=\r\n\r\n", s.api)
+	c.send(t, "CONNECT %s HTTP/1.1\r\n\r\nGET /things HTTP/1.1\r\nHost: %s\r\nProxy-Authorization: Basic YWxpY2U6cHc=\r\n\r\n", s.api, s.api) // at one go
 	if _, err := http.ReadResponse(c.in, &http.Request{Method: http.MethodConnect}); err != nil {
 		t.Fatal(err)
 	}
@@ -480,6 +479,41 @@ func TestInterceptBothWaysAtOnce(t *testing.T) {
 	out.Close()
 	if _, err := io.ReadAll(in); err != nil || res.Trailer.Get("Grpc-Status") != "16" {
 		t.Errorf("%v, trailers %v", err, res.Trailer)
+	}
+}
+
+// TestInterceptWebSocket: the upgrade works inside a tunnel.
+func TestInterceptWebSocket(t *testing.T) {
+	s := launchIntercept(t, interceptSetup{api: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasPrefix(r.Header.Get("Authorization"), "Bearer ") {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		conn, in, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		write(t, conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+		_, _ = io.Copy(conn, in)
+	})})
+	_, c, _ := s.connect(t, s.api)
+	over, err := s.secure(t, c, "localhost", "http/1.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, over, "GET /socket HTTP/1.1\r\nHost: "+s.api+"\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+	in := bufio.NewReader(over)
+	res, err := http.ReadResponse(in, nil)
+	if err != nil || res.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatalf("%v, %v", res, err)
+	}
+	for range 3 {
+		write(t, over, "ping\n")
+		if line, err := in.ReadString('\n'); err != nil || line != "ping\n" {
+			t.Fatalf("%q, %v", line, err)
+		}
 	}
 }
 
