@@ -173,18 +173,7 @@ func TestHandlerAPIAway(t *testing.T) {
 func hangingUp(t *testing.T) string {
 	t.Helper()
 	l := listen(t)
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				_, _ = conn.Read(make([]byte, 1024))
-			}()
-		}
-	}()
+	serveConns(t, l, func(conn net.Conn) { _, _ = conn.Read(make([]byte, 1024)) })
 	return "http://" + l.Addr().String()
 }
 
@@ -298,19 +287,10 @@ func TestHandlerKeepsHeadersOfOthers(t *testing.T) {
 // TestHandlerCutResponse: a response that the API cuts off is cut off at the app, too, after what there was of it.
 func TestHandlerCutResponse(t *testing.T) {
 	l := listen(t)
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				_, _ = conn.Read(make([]byte, 1024))
-				_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
-			}()
-		}
-	}()
+	serveConns(t, l, func(conn net.Conn) {
+		_, _ = conn.Read(make([]byte, 1024))
+		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+	})
 	s := throughTheHandler(t, setup{upstream: "http://" + l.Addr().String()})
 	res, err := s.client.Get(s.base + "/")
 	if err != nil {
@@ -346,15 +326,7 @@ func TestHandlerClientGone(t *testing.T) {
 // TestHandlerWebSocketOutlivesAReload: reverse_proxy closes such connections at a reload. Here the app notices nothing.
 func TestHandlerWebSocketOutlivesAReload(t *testing.T) {
 	l := listen(t)
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go echoSocket(conn)
-		}
-	}()
+	serveConns(t, l, echoSocket)
 	s := throughTheHandler(t, setup{upstream: "http://" + l.Addr().String()})
 	c := s.raw(t)
 	c.send(t, "GET /socket HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", s.address)
@@ -372,7 +344,6 @@ func TestHandlerWebSocketOutlivesAReload(t *testing.T) {
 
 // echoSocket takes an upgrade, whose headers must be spelled as RFC 6455 spells them, and repeats what comes.
 func echoSocket(conn net.Conn) {
-	defer conn.Close()
 	head := make([]byte, 4096)
 	n, _ := conn.Read(head)
 	if text := string(head[:n]); !strings.Contains(text, "Sec-WebSocket-Key: ") || !strings.Contains(text, "Authorization: Bearer ") {
