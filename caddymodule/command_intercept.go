@@ -119,6 +119,7 @@ func (f *environmentFlags) variables() ([]variable, error) {
 	add(proxy, "HTTPS_PROXY", "https_proxy", "http_proxy")
 	add("localhost,127.0.0.1,::1", "NO_PROXY", "no_proxy")
 	add("1", "NODE_USE_ENV_PROXY", "PERL_LWP_ENV_PROXY")
+	add("basic", "GIT_HTTP_PROXY_AUTHMETHOD") // or git tells its user only if it is asked to
 	add(ca, "NODE_EXTRA_CA_CERTS", "DENO_CERT")
 	add(bundle, "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE", "GIT_SSL_CAINFO",
 		"GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "PERL_LWP_SSL_CA_FILE", "WEBSOCKET_CLIENT_CA_BUNDLE")
@@ -175,7 +176,9 @@ func (f *environmentFlags) proxyURL() (string, error) {
 		return "", fmt.Errorf("--proxy %q: expected a URL with a port, such as http://127.0.0.1:3128", text)
 	}
 	if f.user != "" {
-		u.User = url.User(f.user)
+		// bearer_intercept does not look at the password, but clients want one: without it
+		// git asks for it, and wget, urllib, requests and boto3 leave the user out
+		u.User = url.UserPassword(f.user, "any")
 	}
 	return u.String(), nil
 }

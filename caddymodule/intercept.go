@@ -46,7 +46,8 @@ func init() {
 // what clients show.
 //
 // The placeholder `{http.bearer.proxy_user}` is the user in the proxy's URL
-// (http://alice@127.0.0.1:3128). A source's `key` can be read from it.
+// (http://alice:any@127.0.0.1:3128; many clients do not send a user without a password).
+// A source's `key` can be read from it.
 type Intercept struct {
 	// The hosts whose calls get a token.
 	Routes []*InterceptRoute `json:"routes,omitempty"`

@@ -118,7 +118,7 @@ func carrier(placeholder string) string {
 		return "cookie " + name
 	}
 	if placeholder == "http.bearer.proxy_user" {
-		return "user in the proxy's URL (HTTPS_PROXY=http://USER@127.0.0.1:3128)"
+		return "user in the proxy's URL (HTTPS_PROXY=http://USER:any@127.0.0.1:3128)"
 	}
 	return ""
 }

@@ -557,7 +557,7 @@ func TestTokenCommands(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	for _, want := range []string{"export HTTPS_PROXY='http://alice@" + s.proxy + "'", "export NODE_EXTRA_CA_CERTS='", "export SSL_CERT_FILE='"} {
+	for _, want := range []string{"export HTTPS_PROXY='http://alice:any@" + s.proxy + "'", "export NODE_EXTRA_CA_CERTS='", "export SSL_CERT_FILE='"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %s in %s", want, out)
 		}
