@@ -343,14 +343,23 @@ func (ic *Intercept) serveAbsolute(w http.ResponseWriter, r *http.Request) error
 	case route != nil:
 		seenProxy.count(r, user, t, route.Host, seenRequest)
 		return ic.serveRoute(w, r, route, t, user)
-	case near:
-		return (&problem{name: problemTargetRefused, status: http.StatusForbidden, detail: t.hostport() + ": only other ports of this host are intercepted"}).write(w)
-	case !ic.mayTunnel(t):
-		return (&problem{name: problemTargetRefused, status: http.StatusForbidden, detail: t.hostport() + ": it is not among the hosts that may be called"}).write(w)
+	case near || !ic.mayTunnel(t):
+		seenProxy.count(r, user, t, "", seenRefused)
+		return notCallable(t, near).write(w)
 	}
 	seenProxy.count(r, user, t, "", seenTunnel)
 	ic.forward.ServeHTTP(w, r)
 	return nil
+}
+
+// notCallable is the problem of a target without a route that may not be called. near says
+// that there is a route for its name, but not for its port.
+func notCallable(t target, near bool) *problem {
+	why := "it is not among the hosts that may be called"
+	if near {
+		why = "only other ports of this host are intercepted"
+	}
+	return &problem{name: problemTargetRefused, status: http.StatusForbidden, detail: t.hostport() + ": " + why}
 }
 
 // interceptVar has the base URL of a request to a route.

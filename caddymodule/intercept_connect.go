@@ -35,12 +35,9 @@ func (ic *Intercept) serveConnect(w http.ResponseWriter, r *http.Request) error 
 	case route != nil:
 		seenProxy.count(r, user, t, route.Host, seenConnect)
 		return ic.intercept(w, r, &tunnel{ic: ic, route: route, target: t, user: user})
-	case near:
+	case near || !ic.mayTunnel(t):
 		seenProxy.count(r, user, t, "", seenRefused)
-		return refuseConnect(w, r, &problem{name: problemTargetRefused, status: http.StatusForbidden, detail: t.hostport() + ": only other ports of this host are intercepted"})
-	case !ic.mayTunnel(t):
-		seenProxy.count(r, user, t, "", seenRefused)
-		return refuseConnect(w, r, &problem{name: problemTargetRefused, status: http.StatusForbidden, detail: t.hostport() + ": it is not among the hosts that may be called"})
+		return refuseConnect(w, r, notCallable(t, near))
 	}
 	return ic.tunnelThrough(w, r, t, user)
 }

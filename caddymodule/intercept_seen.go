@@ -21,11 +21,9 @@ const (
 	seenConnect    seenEvent = "connect"    // a CONNECT to a route
 	seenRequest    seenEvent = "request"    // a request that got to a route
 	seenTunnel     seenEvent = "tunnel"     // a CONNECT or a request to a host without a route
-	seenRefused    seenEvent = "refused"    // a CONNECT that was refused
+	seenRefused    seenEvent = "refused"    // a CONNECT or a request to a host that may not be called
 	seenDistrusted seenEvent = "distrusted" // a handshake that the client broke off
 )
-
-var seenEvents = []string{string(seenConnect), string(seenRequest), string(seenTunnel), string(seenRefused), string(seenDistrusted)}
 
 // seenRow is what was seen of one caller and one host.
 type seenRow struct {
