@@ -4,9 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/caddy-bearer/caddy-bearer/internal/plainhttp"
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
@@ -66,12 +69,39 @@ func fixedHost(text string) bool {
 // CheckHostPattern reports a pattern for hosts that is not a name, with a port or
 // without, whose first label may be *.
 func CheckHostPattern(pattern string) error {
-	u, err := url.Parse("https://" + strings.Replace(pattern, "*.", "any.", 1))
-	if err != nil || u.Host == "" || u.Hostname() == "" || strings.ContainsAny(pattern, "*/@?#") && !strings.HasPrefix(pattern, "*.") ||
-		u.Path != "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || strings.Count(pattern, "*") > 1 {
-		return fmt.Errorf("%q: expected a host's name, such as api.acme.example or *.acme.example, with a port if it is not the scheme's own", pattern)
+	bad := func(why string) error {
+		return fmt.Errorf("%q: %s: expected a host's name, such as api.acme.example or *.acme.example, with a port if it is not the scheme's own", pattern, why)
+	}
+	if strings.ContainsFunc(pattern, func(r rune) bool { return r > unicode.MaxASCII }) {
+		return bad("not in ASCII, as names are sent (xn--...)")
+	}
+	name, port := splitPort(pattern)
+	if n, err := strconv.ParseUint(port, 10, 16); strings.HasSuffix(pattern, ":") || port != "" && (err != nil || n == 0) {
+		return bad("no such port")
+	}
+	if _, err := netip.ParseAddr(name); err == nil {
+		return nil
+	}
+	if rest := strings.TrimPrefix(name, "*."); !HostName(rest) || pattern != name && pattern != name+":"+port {
+		return bad("not a name")
 	}
 	return nil
+}
+
+// HostName reports whether text can be a host's name (RFC 1123), in ASCII and without a
+// dot at its end. Underscores, which some hosts have, are taken.
+func HostName(text string) bool {
+	if text == "" || len(text) > 253 {
+		return false
+	}
+	for label := range strings.SplitSeq(text, ".") {
+		if label == "" || len(label) > 63 || strings.ContainsFunc(label, func(r rune) bool {
+			return r != '-' && r != '_' && (r < '0' || r > '9') && (r|0x20 < 'a' || r|0x20 > 'z')
+		}) {
+			return false
+		}
+	}
+	return true
 }
 
 // MatchHost reports whether a host matches a pattern, see [Upstream.AllowHosts]. port
@@ -144,9 +174,12 @@ func (t *target) direct(out *http.Request, lookup func(name string) (string, boo
 	return nil
 }
 
+// ErrPath says that a request's path could leave the base path.
+var ErrPath = errors.New("the path has a . or .. segment, and could leave the upstream's path")
+
 // JoinURL returns the URL of a request under a base URL: the base's scheme and host,
 // the base's path and then the request's, and the request's query as it is. A request's
-// path with a . or .. segment could leave the base's path, so under one it is an error.
+// path with a . or .. segment could leave the base's path, so under one it is [ErrPath].
 func JoinURL(base, request *url.URL) (*url.URL, error) {
 	u := new(url.URL)
 	*u = *request
@@ -155,7 +188,7 @@ func JoinURL(base, request *url.URL) (*url.URL, error) {
 		return u, nil
 	}
 	if HasDotSegment(request.EscapedPath()) {
-		return nil, errors.New("the path has a . or .. segment, and could leave the upstream's path")
+		return nil, ErrPath
 	}
 	path, raw := strings.TrimSuffix(base.Path, "/"), strings.TrimSuffix(base.EscapedPath(), "/")
 	if u.Path != "" && !strings.HasPrefix(u.Path, "/") {

@@ -1,10 +1,13 @@
 package caddymodule
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"strings"
 	"sync"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 // appBody is the app's body, as reverse_proxy hands it on. It mends two things.
@@ -32,6 +35,7 @@ type appBody struct {
 	mu      sync.Mutex
 	reading bool
 	closed  bool
+	failed  error // how reading ended, if not at the body's end
 }
 
 // fromApp puts an appBody into a copy of the request. For a request without a body
@@ -40,11 +44,17 @@ func fromApp(req *http.Request) (out *http.Request, body *appBody) {
 	if req.Body == nil || req.Body == http.NoBody {
 		return req, nil
 	}
-	body = &appBody{body: req.Body, expects: req.ProtoMajor == 1 && strings.EqualFold(req.Header.Get("Expect"), "100-continue")}
+	body = &appBody{body: req.Body, expects: expectsContinue(req)}
 	out = new(http.Request)
 	*out = *req
 	out.Body = body
 	return out, body
+}
+
+// expectsContinue reports whether an app sends the request's body only after it got 100
+// (Continue).
+func expectsContinue(r *http.Request) bool {
+	return r.ProtoMajor == 1 && r.Body != nil && r.Body != http.NoBody && strings.EqualFold(r.Header.Get("Expect"), "100-continue")
 }
 
 // Read implements io.Reader.
@@ -65,6 +75,9 @@ func (b *appBody) read(p []byte) (int, error) {
 	b.mu.Lock()
 	b.reading = false
 	closed := b.closed
+	if err != nil && err != io.EOF {
+		b.failed = err
+	}
 	b.mu.Unlock()
 	if closed {
 		_ = b.body.Close()
@@ -83,6 +96,37 @@ func (b *appBody) Close() error {
 		return nil
 	}
 	return b.body.Close()
+}
+
+// failure returns the error with which reading the app's body ended; nil: there was none.
+func (b *appBody) failure() error {
+	if b == nil {
+		return nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.failed
+}
+
+// appBodyError says that the app's body could not be read: it was cut off, is not well
+// formed, or is longer than the site allows. It is no fault of the API's.
+type appBodyError struct{ sending, reading error }
+
+func (e *appBodyError) Error() string   { return "reading the request's body: " + e.reading.Error() }
+func (e *appBodyError) Unwrap() []error { return []error{e.sending, e.reading} }
+
+// problem is the response to the app, if it still listens.
+func (e *appBodyError) problem() *problem {
+	p := &problem{name: problemBadRequest, status: http.StatusBadRequest, detail: "the request's body cannot be read to its end"}
+	var handler caddyhttp.HandlerError
+	var tooLong *http.MaxBytesError
+	switch {
+	case errors.As(e.reading, &tooLong):
+		p.status, p.detail = http.StatusRequestEntityTooLarge, "the request's body is longer than the site allows"
+	case errors.As(e.reading, &handler) && handler.StatusCode >= 400:
+		p.status = handler.StatusCode
+	}
+	return p
 }
 
 // ask makes the server send 100 (Continue), unless the body was read already. A

@@ -168,11 +168,22 @@ func (c *callerCheck) checkBrowser(req *http.Request, refused func(string) *prob
 	}
 	for _, origin := range req.Header["Origin"] {
 		u, err := url.Parse(origin)
-		if err != nil || u.Host == "" || !strings.EqualFold(u.Host, hostOf(req)) {
+		if err != nil || u.Host == "" || !strings.EqualFold(withoutPort(u.Host, u.Scheme), withoutPort(hostOf(req), u.Scheme)) {
 			return refused("a web page of another origin calls")
 		}
 	}
 	return nil
+}
+
+// withoutPort removes a scheme's own port from a host.
+func withoutPort(host, scheme string) string {
+	switch scheme {
+	case "https":
+		return strings.TrimSuffix(host, ":443")
+	case "http":
+		return strings.TrimSuffix(host, ":80")
+	}
+	return host
 }
 
 // hostOf returns the host that the caller has addressed. By now req.Host may be the

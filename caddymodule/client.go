@@ -101,10 +101,13 @@ type Client struct {
 	server *caddyhttp.Server
 	// giveBreakers gives the breakers back; nil: there are none yet.
 	giveBreakers func()
-	callers      callerCheck
-	requests     requestCounters
-	replays      requestCounters
-	log          *zap.Logger
+	// namesErrors: a request without a response is counted by its problem, and not as an
+	// error.
+	namesErrors bool
+	callers     callerCheck
+	requests    requestCounters
+	replays     requestCounters
+	log         *zap.Logger
 }
 
 // Caddy keeps 32 idle connections for each upstream. With more requests than that
@@ -298,17 +301,20 @@ func (c *Client) Cleanup() error {
 // the cause. The caller counts itself among the source's users meanwhile, because a
 // reload does not wait for requests.
 func (c *Client) roundTrip(req *http.Request, call *bearer.Call) (*http.Response, error) {
+	out, body := fromApp(req)
+	defer body.ask() // before the response is written, also the sidecar's own
 	if p := c.callers.check(req); p != nil {
-		return c.respond(req, p), nil
+		return c.respond(out, p), nil
 	}
 	var err error
 	if call.Key, call.Values, err = c.keys.read(req); err != nil {
-		return c.respond(req, keyProblem(err)), nil
+		return c.respond(out, keyProblem(err)), nil
 	}
-	out, body := fromApp(req)
 	res, err := c.engine.Send(out, call)
-	body.ask()
 	if err != nil {
+		if failed := body.failure(); failed != nil {
+			err = &appBodyError{err, failed}
+		}
 		return c.notSent(out, call.Values, err)
 	}
 	return res, nil

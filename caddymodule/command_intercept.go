@@ -14,7 +14,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -80,12 +82,21 @@ func runCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			child := exec.CommandContext(cmd.Context(), args[0], args[1:]...) //nolint:gosec // that is what it is for
-			child.Stdin, child.Stdout, child.Stderr = os.Stdin, os.Stdout, os.Stderr
-			child.Env = os.Environ()
 			for _, v := range variables {
-				child.Env = append(child.Env, v.name+"="+v.value)
+				if err := os.Setenv(v.name, v.value); err != nil {
+					return err
+				}
 			}
+			path, err := exec.LookPath(args[0])
+			if err != nil {
+				return err
+			}
+			// The command takes this process's place, and with it its signals.
+			if err := syscall.Exec(path, args, os.Environ()); !errors.Is(err, errors.ErrUnsupported) {
+				return fmt.Errorf("running %s: %w", path, err)
+			}
+			child := exec.CommandContext(cmd.Context(), path, args[1:]...) // Windows cannot replace a process
+			child.Stdin, child.Stdout, child.Stderr = os.Stdin, os.Stdout, os.Stderr
 			err = child.Run()
 			if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
 				os.Exit(exit.ExitCode())
@@ -117,13 +128,26 @@ func (f *environmentFlags) variables() ([]variable, error) {
 		}
 	}
 	add(proxy, "HTTPS_PROXY", "https_proxy", "http_proxy")
-	add("localhost,127.0.0.1,::1", "NO_PROXY", "no_proxy")
+	add(noProxy(), "NO_PROXY", "no_proxy")
 	add("1", "NODE_USE_ENV_PROXY", "PERL_LWP_ENV_PROXY")
 	add("basic", "GIT_HTTP_PROXY_AUTHMETHOD") // or git tells its user only if it is asked to
 	add(ca, "NODE_EXTRA_CA_CERTS", "DENO_CERT")
 	add(bundle, "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE", "GIT_SSL_CAINFO",
 		"GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "PERL_LWP_SSL_CA_FILE", "WEBSOCKET_CLIENT_CA_BUNDLE")
 	return list, nil
+}
+
+// noProxy is for this host, and for the hosts that the environment excepts already.
+func noProxy() string {
+	hosts := []string{"localhost", "127.0.0.1", "::1"}
+	for _, text := range []string{os.Getenv("NO_PROXY"), os.Getenv("no_proxy")} {
+		for host := range strings.SplitSeq(text, ",") {
+			if host = strings.TrimSpace(host); host != "" && !slices.Contains(hosts, host) {
+				hosts = append(hosts, host)
+			}
+		}
+	}
+	return strings.Join(hosts, ",")
 }
 
 // environmentHints are what no variable can say.
@@ -322,6 +346,14 @@ type interceptedAnswer struct {
 	Intercepted []seenRow `json:"intercepted"`
 }
 
+// printable is text that cannot move what stands beside it, nor speak to the terminal.
+func printable(text string) string {
+	if quoted := strconv.QuoteToASCII(text); quoted != `"`+text+`"` || strings.Contains(text, " ") {
+		return quoted
+	}
+	return text
+}
+
 func printIntercepted(w io.Writer, rows []seenRow, now time.Time) error {
 	if len(rows) == 0 {
 		_, err := fmt.Fprintln(w, "Nothing has come to bearer_intercept. Does the app obey HTTPS_PROXY?")
@@ -330,7 +362,7 @@ func printIntercepted(w io.Writer, rows []seenRow, now time.Time) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "HOST\tROUTE\tCALLER\tPROXY USER\tCONNECTS\tREQUESTS\tTUNNELS\tREFUSED\tNOT TRUSTED\tLAST")
 	for _, r := range rows {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%v ago\n", r.Host, cmp.Or(r.Route, "-"), r.Caller, cmp.Or(r.ProxyUser, "-"),
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%v ago\n", r.Host, cmp.Or(r.Route, "-"), r.Caller, cmp.Or(printable(r.ProxyUser), "-"),
 			r.Seen[seenConnect], r.Seen[seenRequest], r.Seen[seenTunnel], r.Seen[seenRefused], r.Seen[seenDistrusted], now.Sub(r.Last).Round(time.Second))
 	}
 	return t.Flush()

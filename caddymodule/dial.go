@@ -24,7 +24,7 @@ import (
 // foreign DNS could lead a token there.
 type guardedDialer struct {
 	allowed []netip.Prefix // besides public addresses
-	proxies []string       // host:port of the environment's own proxies
+	proxies []string       // host:port of the environment's proxies, where a transport uses these
 	dialer  net.Dialer
 }
 
@@ -36,15 +36,16 @@ const (
 	proxyVariables     = "HTTPS_PROXY or HTTP_PROXY"
 )
 
-// newGuardedDialer makes a dialer. The settings' resolver, local address and the like
+// newGuardedDialer makes a dialer. proxies are addresses that may be connected to, too: a
+// transport dials them in the place of the host. For an app's own targets there are none. The settings' resolver, local address and the like
 // are not supported with it; see unsupportedByGuard. Zero durations are Caddy's
 // defaults.
-func newGuardedDialer(allowed []netip.Prefix, timeout, fallbackDelay time.Duration) *guardedDialer {
+func newGuardedDialer(allowed []netip.Prefix, proxies []string, timeout, fallbackDelay time.Duration) *guardedDialer {
 	if timeout == 0 {
 		timeout = defaultDialTimeout
 	}
 	return &guardedDialer{
-		allowed: allowed, proxies: environmentProxies(),
+		allowed: allowed, proxies: proxies,
 		dialer: net.Dialer{Timeout: timeout, FallbackDelay: fallbackDelay},
 	}
 }

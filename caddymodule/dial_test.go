@@ -27,12 +27,12 @@ func TestPublicAddresses(t *testing.T) {
 // TestGuardedDialer: the address that a name leads to is checked, and not the name.
 func TestGuardedDialer(t *testing.T) {
 	for _, address := range []string{"localhost:1", "127.0.0.1:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "169.254.169.254:80", "0.0.0.0:1"} {
-		_, err := newGuardedDialer(nil, 0, 0).DialContext(context.Background(), "tcp", address)
+		_, err := newGuardedDialer(nil, nil, 0, 0).DialContext(context.Background(), "tcp", address)
 		if err == nil || !strings.Contains(err.Error(), errProhibited.Error()) {
 			t.Errorf("%s: %v, want %v", address, err, errProhibited)
 		}
 	}
-	_, err := newGuardedDialer(loopbackRanges, 0, 0).DialContext(context.Background(), "tcp", "127.0.0.1:1")
+	_, err := newGuardedDialer(loopbackRanges, nil, 0, 0).DialContext(context.Background(), "tcp", "127.0.0.1:1")
 	if err == nil || strings.Contains(err.Error(), errProhibited.Error()) {
 		t.Errorf("an allowed address: %v, want a refused connection", err)
 	}

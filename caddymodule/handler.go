@@ -95,6 +95,7 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 
 // Provision sets up h. It makes no network call.
 func (h *Handler) Provision(ctx caddy.Context) error {
+	h.namesErrors = true
 	h.server, _ = ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	return h.provision(ctx, "bearer", h.provisionUpstream, h.provisionProxy)
 }
@@ -188,7 +189,9 @@ type exchange struct {
 	h    *Handler
 	w    http.ResponseWriter
 	call bearer.Call
-	host string // that the request went to; empty: to none
+	host string // that the request went to; empty: that is not known
+	// began: ReverseProxy has come to the round trip.
+	began bool
 	// own are the headers that other handlers have set, if an informational response
 	// could lose them.
 	own http.Header
@@ -221,7 +224,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 		// it should arrive before the connection ends.
 		if e := recover(); e != nil {
 			if e == http.ErrAbortHandler {
-				h.log.Warn("aborting with incomplete response", zap.String("source", h.Source), zap.String("upstream", x.host))
+				h.log.Warn("aborting with incomplete response", zap.String("source", h.Source), zap.String("upstream", h.shown(x)))
 				_ = http.NewResponseController(w).Flush()
 			}
 			panic(e)
@@ -267,7 +270,7 @@ func (x *exchange) tokenState() string {
 	switch {
 	case x.call.Sendings == 0:
 		return "none"
-	case x.call.Sendings > 1:
+	case x.call.Replay == bearer.ReplayOK || x.call.Replay == bearer.ReplayRefused:
 		return "renewed"
 	case x.call.Waited:
 		return "awaited"
@@ -342,11 +345,14 @@ func (*timeoutError) Harmless() {}
 // RoundTrip implements http.RoundTripper.
 func (t exchangeTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	h, x := t.h, exchangeOf(req)
+	x.began = true
 	h.source.users.Add(1)
 	defer h.source.unuse()
 	x.host = req.URL.Host
 	if x.rejected != nil {
-		return h.respond(req, &problem{name: problemBadRequest, status: http.StatusBadRequest, detail: x.rejected.Error()}), nil
+		out, body := fromApp(req)
+		defer body.ask()
+		return h.respond(out, &problem{name: problemBadRequest, status: http.StatusBadRequest, detail: x.rejected.Error()}), nil
 	}
 	if h.Timeout > 0 {
 		ctx, cancel := context.WithCancelCause(req.Context()) // the request's end cancels it
@@ -360,6 +366,10 @@ func (t exchangeTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 	res, err := h.roundTrip(req, &x.call)
 	if err != nil {
 		return nil, err
+	}
+	if x.timedOut.Load() { // while a refusal waited for another token: its body ended with the context
+		_ = res.Body.Close()
+		return nil, errTimeout
 	}
 	if res.Request != nil && res.Request.URL != nil {
 		x.host = res.Request.URL.Host
@@ -385,29 +395,53 @@ func (x *exchange) keepHeaders() {
 // serveError answers a request that got no response.
 func (h *Handler) serveError(w http.ResponseWriter, req *http.Request, err error) {
 	x := exchangeOf(req)
-	if x.host == "" { // ReverseProxy has not even tried
-		h.requests.count(problemBadRequest)
-		x.answer(&problem{name: problemBadRequest, status: http.StatusBadRequest, detail: "the protocol in Upgrade has characters that must not go there"})
-		return
-	}
-	if req.Context().Err() != nil && errors.Is(err, context.Canceled) && !x.timedOut.Load() {
+	var body *appBodyError
+	timedOut := x.timedOut.Load()
+	switch {
+	case !x.began:
+		x.answer(&problem{name: problemBadRequest, status: http.StatusBadRequest, detail: "the protocol in Upgrade has characters that must not go there"}, req)
+	case req.Context().Err() != nil && errors.Is(err, context.Canceled) && !timedOut:
+		h.requests.count(resultError)
 		w.WriteHeader(statusClientClosedRequest) // for the access log; nobody else is there to read it
-		return
+	case errors.As(err, &body):
+		x.answer(body.problem(), req)
+	default:
+		p := upstreamProblem(err, timedOut, x.call.Sendings > 0 && x.call.Replay != bearer.ReplayNoToken)
+		h.log.Error(p.detail, zap.String("source", h.Source), zap.String("upstream", h.shown(x)), zap.String("problem", p.name), h.shownError(p, err))
+		x.answer(p, req)
 	}
-	p := upstreamProblem(err, x.timedOut.Load(), x.call.Sendings > 0)
-	p.source = h.Source
-	h.log.Error(p.detail, zap.String("source", h.Source), zap.String("upstream", x.host), zap.String("problem", p.name), zap.Error(plainerror.Of(err)))
-	x.answer(p)
+}
+
+// dynamic reports whether the upstream depends on the token or the key. Then it may hold
+// a value of the key, which is no business of the log's.
+func (h *Handler) dynamic() bool { return h.base == nil && !h.intercepted }
+
+// shown is the upstream as the log shows it.
+func (h *Handler) shown(x *exchange) string {
+	if h.dynamic() {
+		return h.Upstream
+	}
+	return x.host
+}
+
+// shownError is an error of the connection as the log shows it.
+func (h *Handler) shownError(p *problem, err error) zap.Field {
+	if h.dynamic() {
+		return zap.String("error", p.proxyError)
+	}
+	return zap.Error(plainerror.Of(err))
 }
 
 // statusClientClosedRequest is what Caddy's reverse_proxy, and nginx, log when the
 // client has gone.
 const statusClientClosedRequest = 499
 
-func (x *exchange) answer(p *problem) {
+func (x *exchange) answer(p *problem, req *http.Request) {
+	p.source = x.h.Source
 	x.problem = p.name
+	x.h.requests.count(p.name)
 	x.keepHeaders()
-	_ = p.write(x.w)
+	_ = p.write(x.w, req)
 }
 
 // Interface guards

@@ -1,7 +1,9 @@
 package caddymodule
 
 import (
+	"bytes"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"net"
 	"net/http"
@@ -19,6 +21,7 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/caddy-bearer/caddy-bearer/bearer"
+	"github.com/caddy-bearer/caddy-bearer/internal/plainerror"
 )
 
 func init() {
@@ -76,6 +79,7 @@ type Intercept struct {
 	allowed []netip.Prefix
 	callers callerCheck
 	dialer  *guardedDialer // for tunnels
+	plain   *http.Transport
 	forward httputil.ReverseProxy
 	inside  *insideServer
 	log     *zap.Logger
@@ -114,11 +118,14 @@ func (ic *Intercept) Provision(ctx caddy.Context) error {
 	if len(ic.Routes) == 0 {
 		return ic.Origin.errorf("", "bearer_intercept: no host: expected <host> <source>, such as: api.acme.example acme")
 	}
+	if matchesHost(server) {
+		return ic.Origin.errorf("", "bearer_intercept: the site's address has a host, so Caddy would answer CONNECT for other hosts by itself: expected an address without one, such as http://:3128")
+	}
 	if err := ic.provisionAddresses(ctx, server); err != nil {
 		return err
 	}
 	for i, route := range ic.Routes {
-		if slices.ContainsFunc(ic.Routes[:i], func(r *InterceptRoute) bool { return strings.EqualFold(r.Host, route.Host) }) {
+		if slices.ContainsFunc(ic.Routes[:i], func(r *InterceptRoute) bool { return plainHost(r.Host) == plainHost(route.Host) }) {
 			return route.Origin.errorf("", "bearer_intercept: %s: given twice: expected each host once", route.Host)
 		}
 		if err := route.provision(ctx, ic); err != nil {
@@ -134,6 +141,20 @@ func (ic *Intercept) Provision(ctx caddy.Context) error {
 	return err
 }
 
+// matchesHost reports whether the route of a server that has a bearer_intercept in it is
+// for certain hosts alone. Its handlers are still to be loaded at that time.
+func matchesHost(server *caddyhttp.Server) bool {
+	return slices.ContainsFunc(server.Routes, func(route caddyhttp.Route) bool {
+		holds := slices.ContainsFunc(route.HandlersRaw, func(raw json.RawMessage) bool { return bytes.Contains(raw, []byte(`"bearer_intercept"`)) })
+		return holds && slices.ContainsFunc(route.MatcherSets, func(set caddyhttp.MatcherSet) bool {
+			return slices.ContainsFunc(set, func(m any) bool {
+				_, host := m.(*caddyhttp.MatchHost)
+				return host
+			})
+		})
+	})
+}
+
 func (ic *Intercept) provisionAddresses(ctx caddy.Context, server *caddyhttp.Server) error {
 	for _, text := range ic.AllowAddresses {
 		prefix, err := parseRange(text)
@@ -147,8 +168,8 @@ func (ic *Intercept) provisionAddresses(ctx caddy.Context, server *caddyhttp.Ser
 		return ic.Origin.errorf("callers", "%w", err)
 	}
 	ic.callers.anyName = true // the host that a request names is the provider's
-	ic.dialer = newGuardedDialer(ic.allowed, 0, 0)
-	for _, proxy := range ic.dialer.proxies {
+	ic.dialer = newGuardedDialer(ic.allowed, nil, 0, 0)
+	for _, proxy := range environmentProxies() {
 		if listensOn(server, proxy) {
 			return ic.Origin.errorf("", "bearer_intercept: %s in the environment of Caddy leads to this very site, %s: expected it in the environment of the apps alone", proxyVariables, proxy)
 		}
@@ -184,6 +205,11 @@ func (ic *Intercept) checkOthers() error {
 	return nil
 }
 
+// plainHost is a route's host without a port that need not be written.
+func plainHost(host string) string {
+	return strings.TrimSuffix(strings.TrimSuffix(strings.ToLower(host), ":443"), ":80")
+}
+
 // provision sets up the route of an Intercept.
 func (r *InterceptRoute) provision(ctx caddy.Context, ic *Intercept) error {
 	if err := bearer.CheckHostPattern(r.Host); err != nil {
@@ -194,11 +220,13 @@ func (r *InterceptRoute) provision(ctx caddy.Context, ic *Intercept) error {
 		return r.Origin.errorf(option, "bearer_intercept connects by itself: expected no %s", option)
 	case r.Upstream != "" || len(r.AllowHosts) > 0:
 		return r.Origin.errorf("", "bearer_intercept %s: an upstream: expected none, because it is the host that was asked for", r.Host)
+	case len(r.AllowHTTP) > 0:
+		return r.Origin.errorf("allow_http", "bearer_intercept %s: its upstream is always https: expected no allow_http", r.Host)
 	case len(r.Callers) > 0 || len(r.Hosts) > 0:
 		return r.Origin.errorf("callers", "bearer_intercept %s: expected callers outside, for all hosts", r.Host)
 	}
 	r.intercepted = true
-	r.dial = newGuardedDialer(slices.Concat(ic.allowed, r.ownAddresses()), time.Duration(r.DialTimeout), time.Duration(r.FallbackDelay)).DialContext
+	r.dial = newGuardedDialer(slices.Concat(ic.allowed, r.ownAddresses()), environmentProxies(), time.Duration(r.DialTimeout), time.Duration(r.FallbackDelay)).DialContext
 	err := r.Client.provision(ctx, "bearer_intercept "+r.Host, r.provisionRoute, r.provisionProxy)
 	r.callers = ic.callers
 	return err
@@ -229,6 +257,9 @@ func (r *InterceptRoute) ownAddresses() []netip.Prefix {
 func (ic *Intercept) Cleanup() error {
 	if ic.inside != nil {
 		ic.inside.close()
+	}
+	if ic.plain != nil {
+		ic.plain.CloseIdleConnections()
 	}
 	var errs []error
 	for _, route := range ic.Routes {
@@ -262,7 +293,7 @@ func parseTarget(hostport, scheme string) (target, error) {
 	if t.port == "" {
 		t.port = map[string]string{"http": "80", "https": "443"}[scheme]
 	}
-	if _, err := netip.ParseAddr(t.name); err != nil && !hostName(t.name) {
+	if _, err := netip.ParseAddr(t.name); err != nil && !bearer.HostName(t.name) {
 		return t, errors.New("the host is not a name")
 	}
 	if t.port == "" {
@@ -271,32 +302,18 @@ func parseTarget(hostport, scheme string) (target, error) {
 	return t, nil
 }
 
-// hostName reports whether text can be a host's name (RFC 1123), in ASCII.
-func hostName(text string) bool {
-	if text == "" || len(text) > 253 {
-		return false
-	}
-	for label := range strings.SplitSeq(text, ".") {
-		if label == "" || len(label) > 63 || strings.ContainsFunc(label, func(r rune) bool {
-			return !(r == '-' || r == '_' || ('a' <= r && r <= 'z') || ('0' <= r && r <= '9'))
-		}) {
-			return false
-		}
-	}
-	return true
-}
-
 // route returns the target's route. near says that there is one for the name, but not
 // for the port.
 func (ic *Intercept) route(t target) (route *InterceptRoute, near bool) {
 	for _, r := range ic.Routes {
-		if t.matches(r.Host) {
-			return r, false
+		// A name itself is before all names of a domain, whatever their order.
+		if t.matches(r.Host) && (route == nil || strings.HasPrefix(route.Host, "*")) {
+			route = r
 		}
 		u := url.URL{Host: r.Host}
 		near = near || bearer.MatchHost(u.Hostname(), t.name, "")
 	}
-	return nil, near
+	return route, near && route == nil
 }
 
 // mayTunnel reports whether a host without a route may be called, without a token.
@@ -319,13 +336,13 @@ func (ic *Intercept) ServeHTTP(w http.ResponseWriter, r *http.Request, next cadd
 		return ic.serveConnect(w, r)
 	}
 	if p := ic.callers.checkPeer(r); p != nil {
-		return p.write(w)
+		return p.write(w, r)
 	}
 	if r.URL.Host == "" {
 		return (&problem{
 			name: problemNotFound, status: http.StatusNotFound,
 			detail: "this is a proxy for HTTPS_PROXY: expected CONNECT, or a URL with a host",
-		}).write(w)
+		}).write(w, r)
 	}
 	return ic.serveAbsolute(w, r)
 }
@@ -335,7 +352,7 @@ func (ic *Intercept) ServeHTTP(w http.ResponseWriter, r *http.Request, next cadd
 func (ic *Intercept) serveAbsolute(w http.ResponseWriter, r *http.Request) error {
 	t, err := parseTarget(r.URL.Host, r.URL.Scheme)
 	if err != nil || (r.URL.Scheme != "http" && r.URL.Scheme != "https") {
-		return (&problem{name: problemBadRequest, status: http.StatusBadRequest, detail: "the URL is not of http or https, or its host is not a name"}).write(w)
+		return (&problem{name: problemBadRequest, status: http.StatusBadRequest, detail: "the URL is not of http or https, or its host is not a name"}).write(w, r)
 	}
 	route, near := ic.route(t)
 	user := proxyUser(r)
@@ -345,7 +362,7 @@ func (ic *Intercept) serveAbsolute(w http.ResponseWriter, r *http.Request) error
 		return ic.serveRoute(w, r, route, t, user)
 	case near || !ic.mayTunnel(t):
 		seenProxy.count(r, user, t, "", seenRefused)
-		return notCallable(t, near).write(w)
+		return notCallable(t, near).write(w, r)
 	}
 	seenProxy.count(r, user, t, "", seenTunnel)
 	ic.forward.ServeHTTP(w, r)
@@ -383,7 +400,11 @@ func (ic *Intercept) serveRoute(w http.ResponseWriter, r *http.Request, route *I
 // proxyUser returns the user in the proxy's URL, which clients send as
 // Proxy-Authorization (RFC 7617) without being asked. The password is not looked at.
 func proxyUser(r *http.Request) string {
-	scheme, encoded, _ := strings.Cut(r.Header.Get("Proxy-Authorization"), " ")
+	values := r.Header["Proxy-Authorization"]
+	if len(values) != 1 { // of two, a guess would use another user's token
+		return ""
+	}
+	scheme, encoded, _ := strings.Cut(values[0], " ")
 	if !strings.EqualFold(scheme, "Basic") {
 		return ""
 	}
@@ -400,17 +421,22 @@ func proxyUser(r *http.Request) string {
 
 // provisionForward sets up the way for http:// requests to hosts without a route.
 func (ic *Intercept) provisionForward() {
+	ic.plain = &http.Transport{ // with no proxy: it would be asked for addresses that nobody has checked
+		DialContext: ic.dialer.DialContext, DisableCompression: true, ForceAttemptHTTP2: true,
+		MaxIdleConnsPerHost: 32, IdleConnTimeout: time.Minute, TLSHandshakeTimeout: connectTimeout,
+	}
 	ic.forward = httputil.ReverseProxy{
 		Rewrite: func(pr *httputil.ProxyRequest) {
 			pr.Out.URL.RawQuery = pr.In.URL.RawQuery
 			pr.Out.Host = pr.In.URL.Host
 		},
-		Transport: &http.Transport{
-			DialContext: ic.dialer.DialContext, Proxy: http.ProxyFromEnvironment, DisableCompression: true,
-			MaxIdleConnsPerHost: 32, IdleConnTimeout: 2 * time.Minute, ForceAttemptHTTP2: true,
-		},
-		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
-			_ = upstreamProblem(err, false, true).write(w)
+		Transport: ic.plain,
+		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+			if t, bad := parseTarget(r.URL.Host, r.URL.Scheme); bad == nil {
+				seenProxy.count(r, "", t, "", seenRefused)
+				ic.log.Warn("no way to a host without a route", zap.String("target", t.hostport()), zap.Error(plainerror.Of(err)))
+			}
+			_ = upstreamProblem(err, false, true).write(w, r)
 		},
 		ErrorLog:   zap.NewStdLog(zap.NewNop()),
 		BufferPool: copyBuffers{},

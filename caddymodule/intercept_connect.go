@@ -46,11 +46,11 @@ func (ic *Intercept) serveConnect(w http.ResponseWriter, r *http.Request) error 
 // too. Few clients show a proxy's body, and many its status line.
 func refuseConnect(w http.ResponseWriter, r *http.Request, p *problem) error {
 	if r.ProtoMajor != 1 {
-		return p.write(w)
+		return p.write(w, r)
 	}
 	conn, err := hijack(w)
 	if err != nil {
-		return p.write(w)
+		return p.write(w, r)
 	}
 	defer conn.Close()
 	body := p.body()
@@ -86,9 +86,9 @@ func hijack(w http.ResponseWriter) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Caddy's wrapper counts bytes for the access log, which is written when the handler
-	// returns. The connection is used for longer.
-	if reflect.TypeOf(conn).String() == "*caddyhttp.hijackedConn" {
+	// Caddy's wrappers count bytes for the access log and for metrics, which are written
+	// when the handler returns. The connection is used for longer.
+	for reflect.TypeOf(conn).String() == "*caddyhttp.hijackedConn" {
 		conn = embeddedConn(conn)
 	}
 	if err := conn.SetDeadline(time.Time{}); err != nil {

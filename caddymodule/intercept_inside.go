@@ -2,11 +2,13 @@ package caddymodule
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -32,7 +34,10 @@ type tunnel struct {
 	requests atomic.Int64
 }
 
-type tunnelKey struct{}
+type (
+	tunnelKey  struct{}
+	reachedKey struct{} // its value notes that a request has come back to the Intercept
+)
 
 func tunnelOf(r *http.Request) *tunnel {
 	t, _ := r.Context().Value(tunnelKey{}).(*tunnel)
@@ -42,12 +47,15 @@ func tunnelOf(r *http.Request) *tunnel {
 // serveInside serves a request inside a tunnel.
 func (ic *Intercept) serveInside(w http.ResponseWriter, r *http.Request, t *tunnel) error {
 	t.requests.Add(1)
+	if reached, ok := r.Context().Value(reachedKey{}).(*atomic.Bool); ok {
+		reached.Store(true)
+	}
 	host, err := parseTarget(r.Host, "https")
 	if err != nil || host.name != t.target.name || (host.port != t.target.port && host.port != "443" && host.port != "80") {
 		return (&problem{
 			name: problemMisdirected, status: http.StatusMisdirectedRequest,
 			detail: "the request is for another host than the connection, which is for " + t.target.hostport(),
-		}).write(w)
+		}).write(w, r)
 	}
 	seenProxy.count(r, t.user, t.target, t.route.Host, seenRequest)
 	return ic.serveRoute(w, r, t.route, t.target, t.user)
@@ -61,9 +69,17 @@ type insideServer struct {
 	conns  chan net.Conn
 	closed chan struct{}
 	once   sync.Once
-	certs  *certmagic.Config
-	cache  *certmagic.Cache
-	tls    *tls.Config
+	certs  *certmagic.Config // makes certificates on demand
+	// wildcards makes those for all names of a domain, which certmagic does not make on
+	// demand.
+	wildcards *certmagic.Config
+	made      map[string]bool // of wildcards; guarded by mu
+	cache     *certmagic.Cache
+	tls       *tls.Config
+
+	closing atomic.Bool
+	mu      sync.Mutex
+	waiting map[net.Conn]struct{} // tunnels in which no byte has come yet
 }
 
 const (
@@ -76,6 +92,8 @@ const (
 	// firstByteTimeout is how long a client may leave a tunnel empty that it has asked
 	// for. Some open tunnels ahead of need.
 	firstByteTimeout = time.Minute
+	// maxCertificates are kept in memory; the others come from the storage.
+	maxCertificates = 10_000
 )
 
 func newInsideServer(ctx caddy.Context, ic *Intercept, server *caddyhttp.Server) (*insideServer, error) {
@@ -83,16 +101,22 @@ func newInsideServer(ctx caddy.Context, ic *Intercept, server *caddyhttp.Server)
 	if err := issuer.Provision(ctx); err != nil {
 		return nil, ic.Origin.errorf("ca", "bearer_intercept: %w", err)
 	}
-	s := &insideServer{ic: ic, conns: make(chan net.Conn), closed: make(chan struct{})}
+	s := &insideServer{ic: ic, conns: make(chan net.Conn), closed: make(chan struct{}), waiting: make(map[net.Conn]struct{}), made: make(map[string]bool)}
 	log := ctx.Logger().Named("certificates").WithOptions(zap.IncreaseLevel(zapcore.WarnLevel))
 	s.cache = certmagic.NewCache(certmagic.CacheOptions{
-		GetConfigForCert: func(certmagic.Certificate) (*certmagic.Config, error) { return s.certs, nil },
-		Logger:           log,
+		GetConfigForCert: func(cert certmagic.Certificate) (*certmagic.Config, error) {
+			if slices.ContainsFunc(cert.Names, func(name string) bool { return strings.HasPrefix(name, "*.") }) {
+				return s.wildcards, nil
+			}
+			return s.certs, nil
+		},
+		Logger:   log,
+		Capacity: maxCertificates,
 	})
-	s.certs = certmagic.New(s.cache, certmagic.Config{
-		Storage: ctx.Storage(), Issuers: []certmagic.Issuer{issuer}, Logger: log,
-		OnDemand: &certmagic.OnDemandConfig{DecisionFunc: func(context.Context, string) error { return nil }}, // only names of routes come here
-	})
+	config := certmagic.Config{Storage: ctx.Storage(), Issuers: []certmagic.Issuer{issuer}, Logger: log}
+	s.wildcards = certmagic.New(s.cache, config)
+	config.OnDemand = &certmagic.OnDemandConfig{DecisionFunc: func(context.Context, string) error { return nil }} // only names of routes come here
+	s.certs = certmagic.New(s.cache, config)
 	// One for all tunnels: it has the keys with which sessions are resumed.
 	s.tls = &tls.Config{
 		MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"},
@@ -103,9 +127,11 @@ func newInsideServer(ctx caddy.Context, ic *Intercept, server *caddyhttp.Server)
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true) // gRPC's plaintext channels, too, ask for a tunnel
 	s.http = &http.Server{
-		Handler: server, Protocols: protocols,
-		ReadHeaderTimeout: time.Duration(server.ReadHeaderTimeout), IdleTimeout: time.Duration(server.IdleTimeout),
-		ReadTimeout: time.Duration(server.ReadTimeout), WriteTimeout: time.Duration(server.WriteTimeout),
+		Handler: s.handler(server), Protocols: protocols,
+		// Caddy fills in the server's own defaults, which are these, only later
+		ReadHeaderTimeout: cmp.Or(time.Duration(server.ReadHeaderTimeout), time.Minute),
+		IdleTimeout:       cmp.Or(time.Duration(server.IdleTimeout), 5*time.Minute),
+		ReadTimeout:       time.Duration(server.ReadTimeout), WriteTimeout: time.Duration(server.WriteTimeout),
 		MaxHeaderBytes: server.MaxHeaderBytes,
 		ErrorLog:       zap.NewStdLog(zap.NewNop()),
 		ConnContext:    s.connContext,
@@ -114,6 +140,47 @@ func newInsideServer(ctx caddy.Context, ic *Intercept, server *caddyhttp.Server)
 	go func() { _ = s.http.Serve((*insideListener)(s)) }()
 	return s, nil
 }
+
+// handler sends a request through the site's routes. If it does not come back to the
+// Intercept, because a matcher has kept it away or another directive has answered, and
+// nothing was written, Caddy would send an empty 200, which an app takes for the API's.
+func (s *insideServer) handler(site http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.closing.Load() {
+			w.Header().Set("Connection", "close") // the next request is for the next config
+		}
+		noting := &notingWriter{ResponseWriter: w}
+		reached := new(atomic.Bool)
+		site.ServeHTTP(noting, r.WithContext(context.WithValue(r.Context(), reachedKey{}, reached)))
+		if !reached.Load() && !noting.wrote {
+			_ = (&problem{
+				name: problemNotFound, status: http.StatusNotFound,
+				detail: "the site's routes do not lead requests inside of a tunnel to bearer_intercept: expected it without a matcher",
+			}).write(w, r)
+		}
+	})
+}
+
+// notingWriter notes whether anything was written.
+type notingWriter struct {
+	http.ResponseWriter
+	wrote bool
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (w *notingWriter) WriteHeader(status int) {
+	w.wrote = w.wrote || status >= 200 || status == http.StatusSwitchingProtocols
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Write implements http.ResponseWriter.
+func (w *notingWriter) Write(p []byte) (int, error) {
+	w.wrote = true
+	return w.ResponseWriter.Write(p)
+}
+
+// Unwrap is for http.ResponseController.
+func (w *notingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // tunnelConn is a connection of the inside server.
 type tunnelConn struct {
@@ -141,7 +208,7 @@ func (s *insideServer) connContext(ctx context.Context, conn net.Conn) context.C
 // connState notices a client that ends the connection after the handshake, without a
 // request. Some clients do so when they do not trust the certificate.
 func (s *insideServer) connState(conn net.Conn, state http.ConnState) {
-	if t := s.tunnelOf(conn); state == http.StateClosed && t != nil && t.requests.Load() == 0 {
+	if t := s.tunnelOf(conn); state == http.StateClosed && t != nil && t.requests.Load() == 0 && !s.closing.Load() {
 		if _, over := conn.(*tls.Conn); over {
 			s.distrusted(t, errors.New("the connection ended without a request"))
 		}
@@ -154,7 +221,9 @@ func (s *insideServer) serve(conn net.Conn, t *tunnel) {
 	t.conn = conn
 	in := bufio.NewReader(conn)
 	_ = conn.SetDeadline(time.Now().Add(firstByteTimeout))
+	s.wait(conn, true)
 	first, err := in.Peek(1)
+	s.wait(conn, false)
 	if err != nil {
 		_ = conn.Close() // a client that opens tunnels ahead of need; nothing is known of its trust
 		return
@@ -176,6 +245,20 @@ func (s *insideServer) serve(conn net.Conn, t *tunnel) {
 	select {
 	case s.conns <- ready:
 	case <-s.closed: // the config was replaced a moment ago
+		_ = conn.Close()
+	}
+}
+
+// wait notes that a connection waits for its first byte, or does no longer.
+func (s *insideServer) wait(conn net.Conn, waiting bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if waiting && !s.closing.Load() {
+		s.waiting[conn] = struct{}{}
+		return
+	}
+	delete(s.waiting, conn)
+	if waiting {
 		_ = conn.Close()
 	}
 }
@@ -203,7 +286,28 @@ func (s *insideServer) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate
 	}
 	named := *hello
 	named.ServerName = c.tunnel.target.name
+	// One certificate serves all names of a domain, so that an app cannot fill the storage
+	// with those that it makes up. Clients refuse *.com and its like.
+	if pattern, _, _ := strings.Cut(strings.ToLower(c.tunnel.route.Host), ":"); strings.HasPrefix(pattern, "*.") && strings.Count(pattern, ".") > 1 {
+		if err := s.makeWildcard(hello.Context(), pattern); err != nil {
+			return nil, err
+		}
+	}
 	return s.certs.GetCertificate(&named)
+}
+
+// makeWildcard sees to it that there is a certificate for all names of a domain.
+func (s *insideServer) makeWildcard(ctx context.Context, pattern string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.made[pattern] {
+		return nil
+	}
+	if err := s.wildcards.ManageSync(ctx, []string{pattern}); err != nil {
+		return err
+	}
+	s.made[pattern] = true
+	return nil
 }
 
 // handshakeFailed logs a handshake that failed.
@@ -228,11 +332,18 @@ func (s *insideServer) distrusted(t *tunnel, err error) {
 		zap.String("variables", trustVariables), zap.Error(err))
 }
 
-// close lets requests end that are under way, and those come whose handshake is under way.
-// Connections that are idle end at once: the next request is for the next config.
+// close lets requests end that are under way, and those come whose handshake is under way
+// or that are being sent on an idle connection: each connection gets one more answer, and
+// ends with it. Tunnels in which nothing has come yet end at once, so that a client with a
+// pool of them notices.
 func (s *insideServer) close() {
 	s.once.Do(func() {
-		s.http.SetKeepAlivesEnabled(false)
+		s.closing.Store(true)
+		s.mu.Lock()
+		for conn := range s.waiting {
+			_ = conn.Close()
+		}
+		s.mu.Unlock()
 		after := drainHandshakes
 		if stopping() {
 			after = 0

@@ -137,7 +137,7 @@ func (tl *TokenLogin) ServeHTTP(w http.ResponseWriter, r *http.Request, next cad
 	if r.Method != method {
 		w.Header().Set("Allow", method)
 		handle = func(w http.ResponseWriter, _ *http.Request) error {
-			return (&problem{name: problemMethodRefused, status: http.StatusMethodNotAllowed, detail: "expected " + method}).write(w)
+			return (&problem{name: problemMethodRefused, status: http.StatusMethodNotAllowed, detail: "expected " + method}).write(w, r)
 		}
 	}
 	if err := handle(w, r); err != nil {
@@ -160,7 +160,7 @@ func orNotFound(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) 
 		name: problemNotFound, status: http.StatusNotFound,
 		detail: fmt.Sprintf("expected a path that ends in /%s, /%s, /%s or /%s", loginStart, loginCallback, loginConfirm, loginCode),
 	}
-	return p.write(w)
+	return p.write(w, r)
 }
 
 // watchedWriter notes whether a handler has responded.
@@ -425,24 +425,24 @@ func (tl *TokenLogin) code(w http.ResponseWriter, r *http.Request) error {
 // exchange serves what the app POSTs: it sends the code that read finds in the form.
 func (tl *TokenLogin) exchange(w http.ResponseWriter, r *http.Request, step string, read func(tokensource.Key, url.Values) (tokensource.Code, *problem)) error {
 	if p := tl.callers.check(r); p != nil {
-		return p.write(w)
+		return p.write(w, r)
 	}
 	key, values, err := tl.keys.read(r)
 	if err != nil {
-		return keyProblem(err).write(w)
+		return keyProblem(err).write(w, r)
 	}
 	form, p := readForm(w, r)
 	if p != nil {
-		return p.write(w)
+		return p.write(w, r)
 	}
 	code, p := read(key, form)
 	if p != nil {
-		return p.write(w)
+		return p.write(w, r)
 	}
 	token, err := tl.source.Exchange(r.Context(), key, code)
 	tl.report(step, err)
 	if err != nil {
-		return tl.source.problemOf(err, values, "").write(w)
+		return tl.source.problemOf(err, values, "").write(w, r)
 	}
 	return writeAuthorized(w, tl.Source, token)
 }

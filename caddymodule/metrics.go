@@ -145,7 +145,11 @@ type clientCounters Client
 
 // Request implements [bearer.Observer]. There is no counter for
 // [bearer.ResultNotSent]: such a request is counted as a problem.
-func (c *clientCounters) Request(r bearer.Result) { c.requests.count(string(r)) }
+func (c *clientCounters) Request(r bearer.Result) {
+	if r != bearer.ResultError || !c.namesErrors {
+		c.requests.count(string(r))
+	}
+}
 
 // Replay implements [bearer.Observer].
 func (c *clientCounters) Replay(r bearer.Replay) { c.replays.count(string(r)) }

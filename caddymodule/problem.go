@@ -18,6 +18,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
+	"github.com/caddy-bearer/caddy-bearer/bearer"
 	"github.com/caddy-bearer/caddy-bearer/tokensource"
 )
 
@@ -145,6 +146,9 @@ func (c *Client) problemOf(req *http.Request, err error, values []string) *probl
 // notInjected is the problem of a request that was not sent, because the token could
 // not be put into it.
 func notInjected(err error) *problem {
+	if errors.Is(err, bearer.ErrPath) {
+		return &problem{name: problemBadRequest, status: http.StatusBadRequest, detail: err.Error()}
+	}
 	return &problem{name: problemTokenRefused, status: http.StatusBadGateway, detail: "the token cannot be put into the request: " + err.Error()}
 }
 
@@ -272,8 +276,12 @@ func (p *problem) response(req *http.Request) *http.Response {
 	return res
 }
 
-// write sends the problem as a handler's response.
-func (p *problem) write(w http.ResponseWriter) error {
+// write sends the problem as a handler's response. An app that waits for 100 (Continue)
+// gets that first: see appBody.
+func (p *problem) write(w http.ResponseWriter, r *http.Request) error {
+	if expectsContinue(r) {
+		_, _ = r.Body.Read(nil)
+	}
 	for name, values := range p.header() {
 		w.Header()[name] = values
 	}

@@ -117,7 +117,7 @@ func TestProblems(t *testing.T) {
 				t.Errorf("the app is told of the provider's doings: %+v", d)
 			}
 			w := httptest.NewRecorder()
-			if err := c.problem.write(w); err != nil {
+			if err := c.problem.write(w, httptest.NewRequest(http.MethodGet, "/", nil)); err != nil {
 				t.Fatal(err)
 			}
 			if checkProblem(t, w.Code, w.Header(), w.Body) != d {

@@ -248,11 +248,11 @@ func (tr *TokenReadiness) Provision(ctx caddy.Context) (err error) {
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (tr *TokenReadiness) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
 	if p := tr.callers.checkPeer(r); p != nil {
-		return p.write(w)
+		return p.write(w, r)
 	}
 	if !readinessMethod(r.Method) {
 		w.Header().Set("Allow", readinessMethods)
-		return (&problem{name: problemMethodRefused, status: http.StatusMethodNotAllowed, detail: "expected " + readinessMethods}).write(w)
+		return (&problem{name: problemMethodRefused, status: http.StatusMethodNotAllowed, detail: "expected " + readinessMethods}).write(w, r)
 	}
 	ready, err := findReadiness(tr.ctx)
 	if err != nil {

@@ -169,6 +169,91 @@ func TestHandlerAPIAway(t *testing.T) {
 	}
 }
 
+// TestHandlerDynamicAPIAway: where the upstream depends on the key, the problem is the same, and the log does not tell the key.
+func TestHandlerDynamicAPIAway(t *testing.T) {
+	closed := listen(t)
+	closed.Close()
+	_, port, err := net.SplitHostPort(closed.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := throughTheHandler(t, setup{
+		source: "key host {header.X-Host}", upstream: "http://{key.host}:" + port + "/base", transport: "allow_hosts 127.0.0.1:" + port + " localhost:" + port,
+	})
+	as := http.Header{"X-Host": {"localhost"}}
+	const unreachable = `caddy_bearer_requests_total{result="upstream-unreachable",source="api"}`
+	before := s.metric(t, unreachable)
+	s.call(t, http.MethodGet, "/things", as, "").wantProblem(t, http.StatusBadGateway, "upstream-unreachable")
+	s.call(t, http.MethodGet, "/things", http.Header{"X-Host": {"evil.example"}}, "").wantProblem(t, http.StatusBadGateway, "token-refused")
+	s.wantLogged(t, `"upstream":"http://{key.host}:`)
+	for line := range strings.Lines(s.logged(t)) {
+		if strings.Contains(line, `"level":"error"`) && strings.Contains(line, "localhost:"+port) {
+			t.Errorf("the log tells the key: %s", line)
+		}
+	}
+	if n := s.metric(t, unreachable); n == before {
+		t.Errorf("counted %s times, as before", n)
+	}
+	c := s.raw(t)
+	c.send(t, "GET /../admin HTTP/1.1\r\nHost: %s\r\nX-Host: localhost\r\n\r\n", s.address)
+	c.answer(t).wantProblem(t, http.StatusBadRequest, "bad-request")
+}
+
+// TestHandlerExpect: an app that strictly waits for 100 (Continue) gets the sidecar's own answers, too.
+func TestHandlerExpect(t *testing.T) {
+	s := throughTheHandler(t, setup{source: "key user {header.X-User}", upstream: theAPI + "/v2"})
+	for name, request := range map[string]string{
+		"key-missing":    "POST /things HTTP/1.1\r\nHost: %s",
+		"caller-refused": "POST /things HTTP/1.1\r\nHost: %s\r\nX-User: a\r\nOrigin: https://evil.example",
+		"bad-request":    "POST /../things HTTP/1.1\r\nHost: %s\r\nX-User: a",
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := s.raw(t)
+			c.send(t, request+"\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n", s.address)
+			res, err := http.ReadResponse(c.in, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if res.StatusCode == http.StatusContinue {
+				c.send(t, "hello")
+				res, err = http.ReadResponse(c.in, nil)
+			}
+			if got := answerOf(t, res, err); got.problem() != name {
+				t.Errorf("status %d: %s", got.status, got.body)
+			}
+		})
+	}
+}
+
+// TestHandlerTimeoutDuringARenewal: the answer is whole, whatever ends the wait.
+func TestHandlerTimeoutDuringARenewal(t *testing.T) {
+	s := throughTheHandler(t, setup{source: "min_interval 1ms", transport: "timeout 300ms"})
+	s.get(t).wantOK(t)
+	s.p.ScriptAPI(provider.Status(http.StatusUnauthorized, nil, large))
+	s.p.ScriptToken(provider.Hang())
+	s.get(t).wantProblem(t, http.StatusServiceUnavailable, "token-unavailable")
+}
+
+// TestHandlerBodyOfTheApp: what is wrong with the app's own body is not the API's fault.
+func TestHandlerBodyOfTheApp(t *testing.T) {
+	s := throughTheHandler(t, setup{site: "request_body {\nmax_size 1KB\n}"})
+	for name, body := range map[string]string{"too long": chunked(large), "malformed": "zz\r\nhello\r\n"} {
+		t.Run(name, func(t *testing.T) {
+			c := s.raw(t)
+			c.send(t, "POST /things HTTP/1.1\r\nHost: %s\r\nTransfer-Encoding: chunked\r\n\r\n", s.address)
+			_, _ = io.WriteString(c.Conn, body) // it may be refused before its end
+			got := c.answer(t)
+			want := map[string]int{"too long": http.StatusRequestEntityTooLarge, "malformed": http.StatusBadRequest}[name]
+			if got.status != want || got.problem() != "bad-request" {
+				t.Errorf("status %d: %s", got.status, got.body)
+			}
+		})
+	}
+	if strings.Contains(s.logged(t), "the API ended the connection") {
+		t.Error("the log blames the API")
+	}
+}
+
 // hangingUp is an API that reads a request and ends the connection.
 func hangingUp(t *testing.T) string {
 	t.Helper()

@@ -36,15 +36,18 @@ type intercepting struct {
 const interceptFile = `{
 	default_bind 127.0.0.1
 	skip_install_trust
+	metrics
 	token_source api {
 		%s
 		lazy
 		%s
 	}
+	%s
 }
 
 http://:%s {
-	bearer_intercept {
+	%s
+	bearer_intercept %s {
 		localhost:%s api {
 			tls_trust_pool file %s
 			tls_server_name example.com
@@ -57,8 +60,9 @@ http://:%s {
 // interceptSetup is what a test may change.
 type interceptSetup struct {
 	source, options string       // further lines for these blocks
+	global, site    string       // and for these
+	matcher         string       // of bearer_intercept
 	api             http.Handler // the provider by default
-	rest            func(s *intercepting) string
 }
 
 // launchIntercept starts it, in front of an API with HTTP/2 that has a certificate of a CA of its own.
@@ -88,10 +92,7 @@ func launchIntercept(t *testing.T, c interceptSetup) *intercepting {
 	proxyPort := freePort(t)
 	s.proxy = "127.0.0.1:" + proxyPort
 	setenv(t, secretsOf(s.p))
-	text := fmt.Sprintf(interceptFile, grantText(s.p, "", tokens+"/token", ""), c.source, proxyPort, port, ca, c.options)
-	if c.rest != nil {
-		text += c.rest(s)
-	}
+	text := fmt.Sprintf(interceptFile, grantText(s.p, "", tokens+"/token", ""), c.source, c.global, proxyPort, c.site, c.matcher, port, ca, c.options)
 	config := s.contain(t, adapt(t, "intercept.caddyfile", caddyfile.Format([]byte(text))))
 	s.load(t, config)
 	t.Cleanup(func() { s.searchCanaries(t, s.p, nil) })
@@ -419,8 +420,63 @@ func TestInterceptCertificates(t *testing.T) {
 	if now := handshake("a.provider.example").PeerCertificates[0].SerialNumber; now.Cmp(serial) != 0 {
 		t.Errorf("after a reload the certificate is another: %v, was %v", now, serial)
 	}
-	if names := first.PeerCertificates[0].DNSNames; len(names) != 1 || names[0] != "a.provider.example" {
+	if names := first.PeerCertificates[0].DNSNames; len(names) != 1 || names[0] != "*.provider.example" {
 		t.Errorf("the certificate is for %q", names)
+	}
+	if kept, err := filepath.Glob(filepath.Join(s.storage(), "certificates", "local", "[ab].provider.example")); err != nil || len(kept) > 0 {
+		t.Errorf("%v, %v: an app can fill the storage with names that it makes up", kept, err)
+	}
+}
+
+// TestInterceptOpenedAhead: a tunnel that a client has opened ahead of need, and not used, ends with the config, so that the
+// client notices.
+func TestInterceptOpenedAhead(t *testing.T) {
+	s := launchIntercept(t, interceptSetup{})
+	_, c, _ := s.connect(t, s.api)
+	s.load(t, []byte(strings.SplitN(s.configs.String(), "\n", 2)[0]))
+	if _, err := c.in.ReadByte(); err == nil {
+		t.Error("a byte came")
+	}
+}
+
+// TestInterceptMatcher: a site whose matcher keeps the requests inside of a tunnel away says so. Caddy's own empty 200 would look
+// like the API's.
+func TestInterceptMatcher(t *testing.T) {
+	s := launchIntercept(t, interceptSetup{site: "@connect method CONNECT", matcher: "@connect"})
+	res, err := s.client(t, "").Get("https://" + s.api + "/things")
+	answerOf(t, res, err).wantProblem(t, http.StatusNotFound, "not-found")
+}
+
+// TestInterceptMostSpecific: a name itself is before all names of its domain, whatever their order.
+func TestInterceptMostSpecific(t *testing.T) {
+	s := launchIntercept(t, interceptSetup{
+		options: "*.provider.example api\napi.provider.example keyed",
+		global:  "token_source keyed {\nkey user {http.bearer.proxy_user}\ngrant client_credentials {\ntoken_url https://login.example/token\n}\n}",
+	})
+	_, c, _ := s.connect(t, "api.provider.example:443")
+	over, err := s.secure(t, c, "api.provider.example", "http/1.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, over, "GET / HTTP/1.1\r\nHost: api.provider.example\r\n\r\n")
+	res, err := http.ReadResponse(bufio.NewReader(over), nil)
+	answerOf(t, res, err).wantProblem(t, http.StatusBadRequest, "key-missing") // of the keyed source
+}
+
+// TestInterceptOwnProxy: a proxy that the sidecar itself has to use, often at a private address, is none of an app's targets.
+func TestInterceptOwnProxy(t *testing.T) {
+	own := listen(t)
+	t.Setenv("HTTPS_PROXY", "http://"+own.Addr().String())
+	t.Setenv("HTTP_PROXY", "http://"+own.Addr().String())
+	s := launchIntercept(t, interceptSetup{})
+	if status, _, res := s.connect(t, own.Addr().String()); res.StatusCode != http.StatusBadGateway || !strings.Contains(status, "not public") {
+		t.Errorf("CONNECT to the proxy: %s", status)
+	}
+	for _, host := range []string{"169.254.169.254", "10.0.0.1", own.Addr().String()} {
+		c := &client{dial(t, s.proxy), nil}
+		c.in = bufio.NewReader(c.Conn)
+		c.send(t, "GET http://%s/ HTTP/1.1\r\nHost: %s\r\n\r\n", host, host)
+		c.answer(t).wantProblem(t, http.StatusBadGateway, "upstream-unreachable")
 	}
 }
 
