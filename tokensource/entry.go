@@ -40,7 +40,7 @@ type entry struct {
 // refreshState is what is known of a refresh token that failed, of a grant that
 // needs nobody: it stands in for the refresh meanwhile.
 type refreshState struct {
-	token string // the refresh token that is meant
+	sum   uint64 // of the refresh token that is meant
 	dead  bool   // it is not sent again
 	fails int    // how often the endpoint was out of order for it
 	after time.Time
@@ -133,6 +133,9 @@ func (e *entry) finish(r *renewal, t *Token, err error, now time.Time) (newlyLos
 		}
 	}
 	e.flight = nil
+	if e.tok != nil && !e.unsaved.due() {
+		e.tok.refresh.forget() // no renewal runs that might be about to send it
+	}
 	e.cur.Store(e.tok)
 	lost := errors.Is(err, errLost) || (e.lost && (err != nil || t == nil)) ||
 		(t != nil && t.orphan.Load() && r.s.grant.Interactive)
@@ -212,19 +215,19 @@ func (e *entry) copyLater(at time.Time) bool {
 }
 
 // refreshRefused remembers a refresh token that is not sent again.
-func (e *entry) refreshRefused(refreshToken string) {
+func (e *entry) refreshRefused(sum uint64) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.refresh = refreshState{token: refreshToken, dead: true}
+	e.refresh = refreshState{sum: sum, dead: true}
 }
 
 // refreshFailed remembers that a refresh came to nothing, and that the grant
 // stands in for it. after: not before then is the refresh token sent again.
-func (e *entry) refreshFailed(refreshToken string, after time.Time) {
+func (e *entry) refreshFailed(sum uint64, after time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.refresh.token != refreshToken {
-		e.refresh = refreshState{token: refreshToken}
+	if e.refresh.sum != sum {
+		e.refresh = refreshState{sum: sum}
 	}
 	e.refresh.after = after
 	if e.refresh.fails++; e.refresh.fails >= maxRefreshFails {
@@ -234,10 +237,10 @@ func (e *entry) refreshFailed(refreshToken string, after time.Time) {
 
 // mayRefresh reports whether a refresh token may be sent now, and whether it is
 // worth keeping.
-func (e *entry) mayRefresh(refreshToken string, now time.Time) (may, keep bool) {
+func (e *entry) mayRefresh(sum uint64, now time.Time) (may, keep bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.refresh.token != refreshToken {
+	if e.refresh.sum != sum {
 		return true, true
 	}
 	return !e.refresh.dead && !now.Before(e.refresh.after), !e.refresh.dead
@@ -319,7 +322,7 @@ func (e *entry) touch(now time.Time) {
 func (e *entry) weigh() int64 {
 	size := int64(entryOverhead + len(e.key.encoded))
 	if t := e.tok; t != nil {
-		size += int64(len(t.authorization) + len(t.refresh))
+		size += int64(len(t.authorization) + len(t.refresh.reveal()))
 		for _, f := range t.fields {
 			size += int64(32 + len(f.Name) + len(f.Value))
 		}

@@ -71,7 +71,7 @@ func (s *Source) dueForMembers(t *Token, now time.Time) *Token {
 	}
 	for _, name := range s.kept.names() {
 		if _, ok := t.Field(name); !ok && !slices.Contains(t.lacks, name) {
-			c := t.withRefresh(t.refresh)
+			c := t.copy()
 			c.orphan.Store(t.orphan.Load())
 			c.due = now
 			return c

@@ -145,7 +145,7 @@ const storeRetryMax = 2 * time.Second
 // not take is written again. While its refresh token is not stored, others may
 // take this process for dead, and send the one before it: so often.
 func writeAgainAfter(t *Token, u unsaved, random float64) time.Duration {
-	if t != nil && t.refresh != "" && !u.copy {
+	if t != nil && t.refresh.is() && !u.copy {
 		return backoffBase/2 + time.Duration(random*float64(backoffBase/2))
 	}
 	return retryAfter(0, u.tries, writeRetryMax, random)

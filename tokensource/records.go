@@ -94,7 +94,11 @@ func (s *Source) read(ctx context.Context, e *entry) (*stored, error) {
 	case rec == nil:
 		return &stored{rec: &tokenstore.Record{}}, nil
 	}
-	return &stored{raw: raw, rec: rec, token: tokenOf(rec, time.Now(), s.cfg.RefreshAhead, random())}, nil
+	t := tokenOf(rec, time.Now(), s.cfg.RefreshAhead, random())
+	if t != nil && s.forgets() {
+		t.refresh.mayForget()
+	}
+	return &stored{raw: raw, rec: rec, token: t}, nil
 }
 
 // replaceable reports whether a record of the entry that is not sealed may be
@@ -113,7 +117,7 @@ func (s *Source) readTimeout(e *entry) time.Duration {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	switch {
-	case s.grant.Interactive || e.unsaved.is || stateAt(time.Now(), e.tok) != expired || (e.tok != nil && e.tok.refresh != ""):
+	case s.grant.Interactive || e.unsaved.is || stateAt(time.Now(), e.tok) != expired || (e.tok != nil && e.tok.refresh.is()):
 		return storeTimeout
 	case s.store.Err() != nil:
 		return storeTimeoutKnown
@@ -162,7 +166,7 @@ func put(r *tokenstore.Record, t *Token) {
 	if t == nil {
 		return
 	}
-	r.Generation, r.AccessToken, r.RefreshToken = t.generation, t.AccessToken(), t.refresh
+	r.Generation, r.AccessToken, r.RefreshToken = t.generation, t.AccessToken(), t.refresh.reveal()
 	r.TokenType = t.tokenType
 	r.Issued, r.Expiry = t.issued.UTC(), t.expiry.UTC()
 	r.Fields, r.Lacks = nil, t.lacks

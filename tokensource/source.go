@@ -200,7 +200,7 @@ func (s *Source) GrantType() string { return s.grant.Type }
 // without a person.
 func (s *Source) CanRenew(t *Token) bool {
 	g := &s.grant
-	return !g.Interactive || (g.Refreshable && !t.orphan.Load() && (t.refresh != "" || !g.InitialRefreshToken.Empty()))
+	return !g.Interactive || (g.Refreshable && !t.orphan.Load() && (t.refresh.is() || !g.InitialRefreshToken.Empty()))
 }
 
 // Token returns a usable token for the key. It returns at once with a fresh

@@ -18,7 +18,7 @@ type Token struct {
 	// authorization is "Bearer " and the token; access is its tail, so that a
 	// million tokens are not held twice.
 	authorization string
-	refresh       string
+	refresh       keptRefresh
 	tokenType     string
 	fields        []tokenendpoint.Field
 	// lacks are the members that were looked for, see [Source.Keep], and that the
@@ -49,8 +49,9 @@ const redacted = "[redacted]"
 const bearerPrefix = "Bearer "
 
 func newToken(access, refresh string) *Token {
-	t := &Token{authorization: bearerPrefix + access, refresh: refresh, accepted: new(atomic.Bool)}
+	t := &Token{authorization: bearerPrefix + access, accepted: new(atomic.Bool)}
 	t.header[0] = t.authorization
+	t.refresh.set(refresh)
 	return t
 }
 
@@ -86,14 +87,23 @@ func (t *Token) Generation() uint64 { return t.generation }
 
 // withGeneration returns a copy of another generation.
 func (t *Token) withGeneration(n uint64) *Token {
-	c := t.withRefresh(t.refresh)
+	c := t.copy()
 	c.generation = n
 	return c
 }
 
 // withRefresh returns a copy with another refresh token.
 func (t *Token) withRefresh(refresh string) *Token {
-	c := newToken(t.AccessToken(), refresh)
+	c := t.copy()
+	c.refresh.set(refresh)
+	return c
+}
+
+// copy returns a copy of which nothing is known yet: neither that its refresh token
+// is refused, nor which token it replaced.
+func (t *Token) copy() *Token {
+	c := newToken(t.AccessToken(), "")
+	c.refresh.take(&t.refresh)
 	c.tokenType, c.fields, c.lacks, c.generation = t.tokenType, t.fields, t.lacks, t.generation
 	c.issued, c.took, c.due, c.expiry = t.issued, t.took, t.due, t.expiry
 	c.byCode, c.own = t.byCode, t.own
@@ -155,17 +165,21 @@ func (t *Token) follow(p *Token, keep bool, now time.Time) {
 	}
 }
 
-// OAuth2 returns a copy for golang.org/x/oauth2.
+// OAuth2 returns a copy for golang.org/x/oauth2. Its RefreshToken is empty if the
+// source has keys and a store, and its grant needs no person: then the store alone
+// keeps it. It is the source's to use in any case.
 func (t *Token) OAuth2() *oauth2.Token {
 	extra := make(map[string]any, len(t.fields))
 	for _, f := range t.fields {
 		extra[f.Name] = f.Value
 	}
 	tok := &oauth2.Token{
-		AccessToken:  t.AccessToken(),
-		TokenType:    "Bearer", // whatever the response calls it (eBay: "Application Access Token")
-		RefreshToken: t.refresh,
-		Expiry:       t.expiry,
+		AccessToken: t.AccessToken(),
+		TokenType:   "Bearer", // whatever the response calls it (eBay: "Application Access Token")
+		Expiry:      t.expiry,
+	}
+	if !t.refresh.forgettable {
+		tok.RefreshToken = t.refresh.reveal()
 	}
 	return tok.WithExtra(extra)
 }

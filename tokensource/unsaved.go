@@ -28,6 +28,7 @@ func (r *renewal) rewrite(ctx context.Context) (*Token, error) {
 		if err != nil {
 			return nil, err
 		}
+		cur.refresh.recall(st.rec.RefreshToken)
 		same := st.token != nil && st.rec.Generation == cur.generation && st.token.AccessToken() == cur.AccessToken()
 		switch {
 		case same && !state.is: // and durable
