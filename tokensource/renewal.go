@@ -111,7 +111,7 @@ func (r *renewal) run(cause context.Context, do procedure) {
 	lost, err := r.finish(t, err)
 	o := Outcome{Via: r.via, Err: err, Took: time.Since(start), ExpiryUnreadable: r.unreadable}
 	if err == nil && t != nil {
-		o.Expiry = t.expiry
+		o.Expiry = t.Expiry()
 	}
 	observed(o)
 	close(r.done)
@@ -182,7 +182,7 @@ func (r *renewal) renewOnce(ctx context.Context) (t *Token, again bool, err erro
 func (r *renewal) acquire(ctx context.Context) (cur *Token, done bool, err error) {
 	s, e := r.s, r.e
 	e.mu.Lock()
-	cur, unwritten, refusal := e.tok, e.unsaved, e.failure
+	cur, unwritten, refusal := e.tok, e.unsaved(), e.failure()
 	e.mu.Unlock()
 	if unwritten.is && unwritten.unsettled {
 		// Its generation is known only when it is written.
@@ -284,7 +284,7 @@ func (s *Source) instead(e *entry, stored, cur *Token) bool {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return !e.unsaved.is && stored.AccessToken() != cur.AccessToken()
+	return !e.unsaved().is && stored.AccessToken() != cur.AccessToken()
 }
 
 func newer(stored, cur *Token) bool {
@@ -492,7 +492,6 @@ func (r *renewal) take(ctx context.Context, cur *Token, res *tokenendpoint.Respo
 	if keep && res.RefreshToken.Empty() && (cur.refresh.known() || r.unsettled) {
 		t.refresh.take(&cur.refresh)
 	}
-	t.tokenType = res.TokenType
 	var refreshed *Token
 	if r.via == viaRefresh {
 		refreshed = cur
@@ -642,9 +641,7 @@ func (r *renewal) finish(t *Token, err error) (lost bool, _ error) {
 	now := time.Now()
 	t = s.dueForMembers(t, now)
 	lost, err = e.finish(r, t, err, now)
-	if t != nil {
-		s.table.weigh(e)
-	}
+	s.table.weigh(e)
 	r.tok, r.err = t, err
 	if r.why == reasonResume && s.single == nil && t != nil && stateAt(now, t) != fresh && err == nil {
 		s.launch(s.life, e, ReasonAhead, nil, (*renewal).renew) // it was cut off; no request may come for long

@@ -20,7 +20,7 @@ func (r *renewal) rewrite(ctx context.Context) (*Token, error) {
 	s, e := r.s, r.e
 	r.via = viaStore
 	e.mu.Lock()
-	was, state := e.tok, e.unsaved
+	was, state := e.tok, e.unsaved()
 	e.mu.Unlock()
 	cur, at := was, s.store.Stamp()
 	for range maxConflicts {
