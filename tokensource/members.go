@@ -101,7 +101,7 @@ func (s *Source) dueForMembers(t *Token, now time.Time) *Token {
 		if _, ok := t.Field(name); !ok && !slices.Contains(t.members.lacks, name) {
 			c := t.copy()
 			c.orphan.Store(t.orphan.Load())
-			c.due = now
+			c.dueAt(now)
 			return c
 		}
 	}

@@ -170,7 +170,7 @@ func put(r *tokenstore.Record, t *Token) {
 		return
 	}
 	r.Generation, r.AccessToken, r.RefreshToken = t.generation, t.AccessToken(), t.refresh.reveal()
-	r.Issued, r.Expiry = t.issued.UTC(), t.expiry.UTC()
+	r.Issued, r.Expiry = t.issued.UTC(), t.Expiry().UTC()
 	r.TokenType, r.Fields, r.Lacks = t.members.tokenType, nil, t.members.lacks
 	for _, f := range t.members.fields {
 		r.Fields = append(r.Fields, tokenstore.Field(f))
@@ -199,8 +199,8 @@ func tokenOf(r *tokenstore.Record, now time.Time, ra RefreshAhead, random float6
 	// younger than new.
 	t.live(now.Add(min(r.Issued.Sub(now.Round(0)), 0)), lifetime, ra, random)
 	t.orphan.Store(r.Refused != nil)
-	if r.Lease != nil && r.Lease.Call != string(ReasonCode) && r.Refused == nil && t.due.After(now) {
-		t.due = now // somebody renews it, or was cut off doing so: a renewal finds out which
+	if r.Lease != nil && r.Lease.Call != string(ReasonCode) && r.Refused == nil && t.after(t.fresh).After(now) {
+		t.dueAt(now) // somebody renews it, or was cut off doing so: a renewal finds out which
 	}
 	return t
 }

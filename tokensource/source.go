@@ -400,7 +400,7 @@ func (s *Source) await(ctx context.Context, e *entry) (_ *Token, waited bool, _ 
 }
 
 func (s *Source) inGrace(now time.Time, t *Token) bool {
-	return t != nil && s.cfg.Grace > 0 && before(now, t.expiry.Add(s.cfg.Grace))
+	return t != nil && s.cfg.Grace > 0 && before(now, t.Expiry().Add(s.cfg.Grace))
 }
 
 // Renew replaces a token that the API refused, and returns the one to use

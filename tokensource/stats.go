@@ -41,8 +41,8 @@ func (s *Source) Stats() Stats {
 			st.NeedPerson++
 		}
 		t := e.tok
-		if t != nil && t.expiry.After(died) {
-			died = t.expiry
+		if t != nil && t.Expiry().After(died) {
+			died = t.Expiry()
 		}
 		switch {
 		case stateAt(now, t) != expired:
@@ -50,8 +50,8 @@ func (s *Source) Stats() Stats {
 			if f.err != nil && !e.lost {
 				st.Retrying++
 			}
-			if !t.expiry.IsZero() && (st.Expiry.IsZero() || t.expiry.Before(st.Expiry)) {
-				st.Expiry = t.expiry
+			if !t.Expiry().IsZero() && (st.Expiry.IsZero() || t.Expiry().Before(st.Expiry)) {
+				st.Expiry = t.Expiry()
 			}
 		case f.err != nil && s.inGrace(now, t):
 			st.Overdue++

@@ -21,8 +21,9 @@ type Token struct {
 
 	issued time.Time
 	took   time.Duration // from issued until this process first had it
-	due    time.Time     // zero: never
-	expiry time.Time     // zero: never
+	// How long it is fresh, and how long it lives, from issued; 0: for ever. As times,
+	// they would take three times the memory.
+	fresh, lifetime time.Duration
 
 	generation uint64
 	byCode     bool        // a person brought it
@@ -68,7 +69,7 @@ func (t *Token) Field(name string) (string, bool) {
 }
 
 // Expiry is when the token dies; the zero time means never.
-func (t *Token) Expiry() time.Time { return t.expiry }
+func (t *Token) Expiry() time.Time { return t.after(t.lifetime) }
 
 // ByCode reports whether the token came for an authorization code, not by a
 // renewal: a person has just put right what was wrong before.
@@ -97,7 +98,7 @@ func (t *Token) copy() *Token {
 	c := newToken(t.AccessToken(), "")
 	c.refresh.take(&t.refresh)
 	c.members, c.generation = t.members, t.generation
-	c.issued, c.took, c.due, c.expiry = t.issued, t.took, t.due, t.expiry
+	c.issued, c.took, c.fresh, c.lifetime = t.issued, t.took, t.fresh, t.lifetime
 	c.byCode, c.own = t.byCode, t.own
 	c.accepted = t.accepted
 	return c
@@ -168,7 +169,7 @@ func (t *Token) OAuth2() *oauth2.Token {
 	tok := &oauth2.Token{
 		AccessToken: t.AccessToken(),
 		TokenType:   "Bearer", // whatever the response calls it (eBay: "Application Access Token")
-		Expiry:      t.expiry,
+		Expiry:      t.Expiry(),
 	}
 	if !t.refresh.forgettable {
 		tok.RefreshToken = t.refresh.reveal()
