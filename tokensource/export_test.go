@@ -2,6 +2,9 @@ package tokensource
 
 import "time"
 
+// EstimatedMemory is what the keys in memory are taken to take, in bytes.
+func (s *Source) EstimatedMemory() int { return int(s.table.bytes.Load()) }
+
 // Remembered counts the keys that the source holds in memory, wherever it does.
 func (s *Source) Remembered() int {
 	n := 0
