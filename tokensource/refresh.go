@@ -32,7 +32,8 @@ func sumOf(refresh string) uint64 {
 
 // set is called before anybody else has the token.
 func (k *keptRefresh) set(refresh string) {
-	if k.sum = sumOf(refresh); k.sum != 0 {
+	k.sum = sumOf(refresh)
+	if k.text.Store(nil); k.is() {
 		k.text.Store(&refresh)
 	}
 }
