@@ -18,29 +18,80 @@ type entry struct {
 	cur  atomic.Pointer[Token]
 	used atomic.Int64 // Unix nanoseconds, to the second
 
-	mu      sync.Mutex // never held across I/O or a callback
-	tok     *Token     // the newest token, be it expired or refused
-	unsaved unsaved
+	mu      sync.Mutex  // never held across I/O or a callback
+	tok     *Token      // the newest token, be it expired or refused
 	flight  *renewal    // the renewal that runs, if any
-	failure failure     // of the last renewal; zero after one that worked
+	passing *passing    // nil: all of it is zero. See condition and setCondition
 	renewed time.Time   // when a renewal that the API asked for last brought a token
 	code    *codeMemory // nil: none
-	timer   *time.Timer
-	evicted bool
-	size    int64 // in memory, see table.weigh
-	unread  bool  // the store could not be read at the start
+	timer   *time.Timer // nil: nothing is to be done at a time
+	size    int64       // in memory, see table.weigh
+	// lastLease is the sum of the last lease's name that this entry took.
+	lastLease uint64
+	lastSent  bool // and something was sent under it
+	evicted   bool
+	unread    bool // the store could not be read at the start
+	lost      bool // the refresh token is refused, and only a person can bring the next
+}
 
-	refresh   refreshState
-	lost      bool   // the refresh token is refused, and only a person can bring the next
-	setAside  string // sum of the damaged record that was set aside
-	lastLease string // the last lease that this entry took
-	lastSent  bool   // and something was sent under it
+// passing is what few entries have at a time: something is wrong, or is still to
+// be written. The others, of a hundred thousand, have no room for it.
+type passing struct {
+	unsaved  unsaved
+	failure  failure // of the last renewal; zero after one that worked
+	refresh  refreshState
+	setAside string // sum of the damaged record that was set aside
+}
+
+// condition returns the entry's passing state. The caller holds e.mu.
+func (e *entry) condition() passing {
+	if e.passing == nil {
+		return passing{}
+	}
+	return *e.passing
+}
+
+// setCondition is how it changes. The caller holds e.mu.
+func (e *entry) setCondition(p passing) {
+	switch {
+	case p.unsaved == unsaved{} && p.failure.err == nil && p.refresh == refreshState{} && p.setAside == "":
+		e.passing = nil
+	case e.passing == nil:
+		kept := p
+		e.passing = &kept
+	default:
+		*e.passing = p
+	}
+}
+
+// unsaved returns whether something is to be written. The caller holds e.mu.
+func (e *entry) unsaved() unsaved {
+	if e.passing == nil {
+		return unsaved{}
+	}
+	return e.passing.unsaved
+}
+
+// setUnsaved changes that. The caller holds e.mu.
+func (e *entry) setUnsaved(u unsaved) {
+	p := e.condition()
+	p.unsaved = u
+	e.setCondition(p)
+}
+
+// failure returns how the last renewal failed; the zero failure: it did not. The
+// caller holds e.mu.
+func (e *entry) failure() failure {
+	if e.passing == nil {
+		return failure{}
+	}
+	return e.passing.failure
 }
 
 // refreshState is what is known of a refresh token that failed, of a grant that
 // needs nobody: it stands in for the refresh meanwhile.
 type refreshState struct {
-	token string // the refresh token that is meant
+	sum   uint64 // of the refresh token that is meant
 	dead  bool   // it is not sent again
 	fails int    // how often the endpoint was out of order for it
 	after time.Time
@@ -64,7 +115,7 @@ type unsaved struct {
 }
 
 // due reports whether the store is to be called for the token.
-func (u *unsaved) due() bool { return u.is || u.check }
+func (u unsaved) due() bool { return u.is || u.check }
 
 // codeMemory remembers the last authorization code by its hash, so that a
 // code that is handed over twice is sent once.
@@ -87,10 +138,10 @@ func (e *entry) finish(r *renewal, t *Token, err error, now time.Time) (newlyLos
 	if err == nil && r.forced != nil && t.AccessToken() == r.forced.AccessToken() {
 		err = ErrSameToken
 	}
-	before := e.tok
+	before, p := e.tok, e.condition()
 	if t != nil {
 		if r.via == viaStore && t != before {
-			e.unsaved = unsaved{} // what was not stored is past
+			p.unsaved = unsaved{} // what was not stored is past
 		}
 		t.sameAs(before)
 		e.tok = t
@@ -98,41 +149,45 @@ func (e *entry) finish(r *renewal, t *Token, err error, now time.Time) (newlyLos
 		// be another account's.
 		t.follow(before, r.forced == nil && r.why != ReasonCode, now)
 	}
-	worked := e.failure.fault == FaultEndpoint && r.s.gate.workedSince(e.failure.at)
+	worked := p.failure.fault == FaultEndpoint && r.s.gate.workedSince(p.failure.at)
 	switch {
 	case r.why == reasonResume:
 		e.unread = ofStore(err)
 		switch {
-		case err == nil && (newer(t, before) || e.failure.fault == FaultRecord): // somebody has put it right
-			e.failure, e.refresh = failure{}, refreshState{}
+		case err == nil && (newer(t, before) || p.failure.fault == FaultRecord): // somebody has put it right
+			p.failure, p.refresh = failure{}, refreshState{}
 		case err != nil && !e.unread:
-			e.failure = remember(e.failure, err, now, worked, random())
+			p.failure = remember(p.failure, err, now, worked, random())
 		}
 	case err == nil && r.aside:
 	case err == nil:
-		e.failure = failure{}
+		p.failure = failure{}
 		if r.via != viaGrant { // else the refresh token's state is still of use
-			e.refresh = refreshState{}
+			p.refresh = refreshState{}
 		}
 		if r.forced != nil && r.via != viaStore {
 			e.renewed = now
 		}
 	case r.why == reasonWrite:
-		e.unsaved.tries++
-		e.unsaved.next = now.Add(writeAgainAfter(e.tok, e.unsaved, random()))
+		p.unsaved.tries++
+		p.unsaved.next = now.Add(writeAgainAfter(e.tok, p.unsaved, random()))
 	case r.why == ReasonCode:
 		// A code that fails says nothing of the token that is there, or of the
 		// next renewal.
-	case !r.called && e.failure.err != nil && FaultOf(err) == e.failure.fault:
+	case !r.called && p.failure.err != nil && FaultOf(err) == p.failure.fault:
 		// It was not its turn: nothing new is known.
-		e.failure.until = now.Add(lookAfter(err))
+		p.failure.until = now.Add(lookAfter(err))
 	default:
-		e.failure = remember(e.failure, err, now, worked, random())
-		if e.failure.fault == FaultEndpoint && RetryAfter(e.failure.err) == 0 {
-			e.failure.hurryAt = hurry(now, r.s.gate.wakes(), e.tok)
+		p.failure = remember(p.failure, err, now, worked, random())
+		if p.failure.fault == FaultEndpoint && RetryAfter(p.failure.err) == 0 {
+			p.failure.hurryAt = hurry(now, r.s.gate.wakes(), e.tok)
 		}
 	}
+	e.setCondition(p)
 	e.flight = nil
+	if e.tok != nil && !p.unsaved.due() {
+		e.tok.refresh.forget() // no renewal runs that might be about to send it
+	}
 	e.cur.Store(e.tok)
 	lost := errors.Is(err, errLost) || (e.lost && (err != nil || t == nil)) ||
 		(t != nil && t.orphan.Load() && r.s.grant.Interactive)
@@ -161,11 +216,13 @@ func (e *entry) replace(t *Token) {
 func (e *entry) reconsider() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.failure.err == nil || e.failure.fault == FaultConsent {
+	p := e.condition()
+	if p.failure.err == nil || p.failure.fault == FaultConsent {
 		return false
 	}
-	e.failure.until, e.failure.callAt = time.Time{}, time.Time{}
-	e.refresh.after = time.Time{}
+	p.failure.until, p.failure.callAt = time.Time{}, time.Time{}
+	p.refresh.after = time.Time{}
+	e.setCondition(p)
 	return true
 }
 
@@ -174,14 +231,16 @@ func (e *entry) reconsider() bool {
 func (e *entry) forgive() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	had := e.lost || e.failure.fault == FaultConsent
+	p := e.condition()
+	had := e.lost || p.failure.fault == FaultConsent
 	if e.tok != nil && e.tok.orphan.Swap(false) {
 		had = true
 	}
-	e.refresh, e.lost = refreshState{}, false
-	if e.failure.fault == FaultConsent {
-		e.failure = failure{}
+	p.refresh, e.lost = refreshState{}, false
+	if p.failure.fault == FaultConsent {
+		p.failure = failure{}
 	}
+	e.setCondition(p)
 	return had
 }
 
@@ -189,7 +248,7 @@ func (e *entry) forgive() bool {
 func (e *entry) obtained(u unsaved) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.unsaved = u
+	e.setUnsaved(u)
 }
 
 // written notes that the token is stored, if it is still the one.
@@ -197,50 +256,55 @@ func (e *entry) written(t *Token) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.tok == t {
-		e.unsaved = unsaved{}
+		e.setUnsaved(unsaved{})
 	}
 }
 
 // copyLater has the token written to another store at a time, and reports
 // whether there is one to copy. The caller holds e.mu.
 func (e *entry) copyLater(at time.Time) bool {
-	if e.tok == nil || e.unsaved.is {
+	if e.tok == nil || e.unsaved().is {
 		return false
 	}
-	e.unsaved = unsaved{is: true, copy: true, next: at}
+	e.setUnsaved(unsaved{is: true, copy: true, next: at})
 	return true
 }
 
 // refreshRefused remembers a refresh token that is not sent again.
-func (e *entry) refreshRefused(refreshToken string) {
+func (e *entry) refreshRefused(sum uint64) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.refresh = refreshState{token: refreshToken, dead: true}
+	p := e.condition()
+	p.refresh = refreshState{sum: sum, dead: true}
+	e.setCondition(p)
 }
 
 // refreshFailed remembers that a refresh came to nothing, and that the grant
 // stands in for it. after: not before then is the refresh token sent again.
-func (e *entry) refreshFailed(refreshToken string, after time.Time) {
+func (e *entry) refreshFailed(sum uint64, after time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.refresh.token != refreshToken {
-		e.refresh = refreshState{token: refreshToken}
+	p := e.condition()
+	if p.refresh.sum != sum {
+		p.refresh = refreshState{sum: sum}
 	}
-	e.refresh.after = after
-	if e.refresh.fails++; e.refresh.fails >= maxRefreshFails {
-		e.refresh.dead = true
+	p.refresh.after = after
+	if p.refresh.fails++; p.refresh.fails >= maxRefreshFails {
+		p.refresh.dead = true
 	}
+	e.setCondition(p)
 }
 
 // mayRefresh reports whether a refresh token may be sent now, and whether it is
 // worth keeping.
-func (e *entry) mayRefresh(refreshToken string, now time.Time) (may, keep bool) {
+func (e *entry) mayRefresh(sum uint64, now time.Time) (may, keep bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.refresh.token != refreshToken {
+	was := e.condition().refresh
+	if was.sum != sum {
 		return true, true
 	}
-	return !e.refresh.dead && !now.Before(e.refresh.after), !e.refresh.dead
+	return !was.dead && !now.Before(was.after), !was.dead
 }
 
 // codeSent remembers what became of an authorization code.
@@ -254,7 +318,7 @@ func (e *entry) codeSent(c codeMemory) {
 func (e *entry) leaseTaken(id string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.lastLease, e.lastSent = id, false
+	e.lastLease, e.lastSent = sumOf(id), false
 }
 
 // callSent notes that something is sent under the entry's lease.
@@ -269,7 +333,7 @@ func (e *entry) callSent() {
 func (e *entry) ownLease(id string) (own, sent bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	own = e.lastLease == id
+	own = e.lastLease == sumOf(id)
 	return own, own && e.lastSent
 }
 
@@ -278,14 +342,16 @@ func (e *entry) ownLease(id string) (own, sent bool) {
 func (e *entry) damageIsNew(sum string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.setAside != sum
+	return e.condition().setAside != sum
 }
 
 // damageSeen notes that the damaged record is set aside.
 func (e *entry) damageSeen(sum string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.setAside = sum
+	p := e.condition()
+	p.setAside = sum
+	e.setCondition(p)
 }
 
 // wakeAfter sets the entry's timer. The caller holds e.mu.
@@ -295,6 +361,15 @@ func (e *entry) wakeAfter(d time.Duration, wake func()) {
 		return
 	}
 	e.timer.Reset(d)
+}
+
+// noTimer ends the entry's timer for good: it would take as much memory as all else
+// that an entry has. The caller holds e.mu.
+func (e *entry) noTimer() {
+	if e.timer != nil {
+		e.timer.Stop()
+		e.timer = nil
+	}
 }
 
 // stopTimer ends the entry's timer.
@@ -318,9 +393,12 @@ func (e *entry) touch(now time.Time) {
 // that differs from before. The caller holds e.mu.
 func (e *entry) weigh() int64 {
 	size := int64(entryOverhead + len(e.key.encoded))
+	if e.passing != nil {
+		size += passingOverhead
+	}
 	if t := e.tok; t != nil {
-		size += int64(len(t.authorization) + len(t.refresh))
-		for _, f := range t.fields {
+		size += int64(len(t.header[0]) + len(t.refresh.reveal()))
+		for _, f := range t.members.fields {
 			size += int64(32 + len(f.Name) + len(f.Value))
 		}
 	}
@@ -334,7 +412,7 @@ func (e *entry) weigh() int64 {
 func (e *entry) evict(keepTokens bool) (size int64, ok bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.flight != nil || e.unsaved.is || (keepTokens && e.tok != nil) {
+	if e.flight != nil || e.unsaved().is || (keepTokens && e.tok != nil) {
 		return 0, false
 	}
 	e.evicted = true
@@ -345,7 +423,7 @@ func (e *entry) evict(keepTokens bool) (size int64, ok bool) {
 func (e *entry) lastFailure() failure {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.failure
+	return e.failure()
 }
 
 // current returns the newest token.

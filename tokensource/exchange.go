@@ -34,6 +34,8 @@ func (r *renewal) exchange(ctx context.Context, g CodeGrant, c Code, sum [sha256
 		r.unsettled = true
 	case newer(st.token, cur):
 		cur = st.token
+	case cur != nil:
+		cur.refresh.recall(st.rec.RefreshToken)
 	}
 	s.gate.push()
 	r.entered = true
@@ -54,11 +56,8 @@ func (r *renewal) exchange(ctx context.Context, g CodeGrant, c Code, sum [sha256
 		return t, err
 	}
 	if err == nil {
-		if res.RefreshToken.Empty() && cur != nil && !cur.orphan.Load() {
-			// Google gives a refresh token at the first consent alone, and it stays good.
-			res.RefreshToken = tokenendpoint.NewSecret(cur.refresh)
-		}
-		t, err = r.take(ctx, cur, res)
+		// Google gives a refresh token at the first consent alone, and it stays good.
+		t, err = r.take(ctx, cur, res, cur != nil && !cur.orphan.Load())
 	}
 	if err != nil && (res != nil || spent(err)) {
 		err = fmt.Errorf("%w: %w", ErrCodeRefused, err)

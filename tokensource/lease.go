@@ -130,7 +130,7 @@ func (s *Source) takeLease(ctx context.Context, e *entry, call Reason, st *store
 	back := newer(cur, st.token)
 	if back {
 		e.mu.Lock()
-		unsaved := e.unsaved.is
+		unsaved := e.unsaved().is
 		e.mu.Unlock()
 		if !unsaved {
 			s.log.Error(lostWrite, "source", s.cfg.Name, "key", e.key.String(), "stored_generation", st.rec.Generation, "generation", cur.generation)

@@ -120,7 +120,7 @@ const lookEvery = 10 * time.Second
 // could not be read at the start. The caller holds e.mu.
 func (s *Source) looks(e *entry, now time.Time) bool {
 	return s.single != nil && s.store != nil &&
-		(now.Before(e.failure.callAt) || (e.unread && e.tok == nil && e.failure.err == nil))
+		(now.Before(e.failure().callAt) || (e.unread && e.tok == nil && e.failure().err == nil))
 }
 
 // Reconsider has the refusals that are remembered looked at again at once: what
@@ -179,7 +179,7 @@ func (s *Source) Flush(ctx context.Context) error {
 	turn := make(chan struct{}, flushAtOnce)
 	s.each(func(e *entry) {
 		e.mu.Lock()
-		busy := e.flight != nil || e.unsaved.is
+		busy := e.flight != nil || e.unsaved().is
 		e.mu.Unlock()
 		if !busy {
 			return
@@ -209,7 +209,7 @@ func (s *Source) flush(ctx context.Context, e *entry) error {
 		return fmt.Errorf("token source %s: a renewal was cut off: %w", s.cfg.Name, ctx.Err())
 	}
 	e.mu.Lock()
-	unwritten := e.unsaved.is
+	unwritten := e.unsaved().is
 	e.mu.Unlock()
 	if !unwritten {
 		return nil
@@ -245,6 +245,7 @@ func (s *Source) isClosed() bool {
 // none as long as this process is reported as not ready. And of a token that is
 // not stored yet. The caller holds e.mu.
 func (s *Source) schedule(e *entry, now time.Time) {
+	f, u := e.failure(), e.unsaved()
 	wait, ok := time.Duration(0), false
 	switch {
 	case s.single == nil:
@@ -253,22 +254,26 @@ func (s *Source) schedule(e *entry, now time.Time) {
 		if e.unread {
 			wait = storeRetryMax
 		}
-		if at := e.failure.callAt.Sub(now); at > 0 {
+		if at := f.callAt.Sub(now); at > 0 {
 			wait = min(wait, at)
 		}
-	case e.failure.err != nil && !e.failure.callAt.IsZero() && e.failure.callAt.Sub(now) > never/2:
+	case f.err != nil && !f.callAt.IsZero() && f.callAt.Sub(now) > never/2:
 	default:
 		wait, ok = nextWake(now, e.tok)
-		if e.failure.err != nil {
-			wait, ok = max(wait, e.failure.until.Sub(now), e.failure.callAt.Sub(now), s.opens(e, now)), true
+		if f.err != nil {
+			wait, ok = max(wait, f.until.Sub(now), f.callAt.Sub(now), s.opens(e, now)), true
 		}
 	}
-	if e.unsaved.due() {
-		if write := e.unsaved.next.Sub(now); !ok || write < wait {
+	if u.due() {
+		if write := u.next.Sub(now); !ok || write < wait {
 			wait, ok = write, true
 		}
 	}
-	if !ok || s.isClosed() {
+	if !ok {
+		e.noTimer()
+		return
+	}
+	if s.isClosed() {
 		return
 	}
 	// Not even a clock that jumps makes this a busy loop.
@@ -280,8 +285,8 @@ func (s *Source) schedule(e *entry, now time.Time) {
 // nobody waits for. The caller holds e.mu.
 func (s *Source) opens(e *entry, now time.Time) time.Duration {
 	wait := s.gate.wakes().Sub(now)
-	if !e.failure.hurryAt.IsZero() {
-		wait = min(wait, max(e.failure.hurryAt.Sub(now), probeEvery))
+	if hurryAt := e.failure().hurryAt; !hurryAt.IsZero() {
+		wait = min(wait, max(hurryAt.Sub(now), probeEvery))
 	}
 	return wait
 }
@@ -293,12 +298,12 @@ func (s *Source) wake(e *entry) {
 	if e.flight != nil || e.evicted {
 		return // a flight schedules the next
 	}
-	now := time.Now()
+	now, u := time.Now(), e.unsaved()
 	_, err := s.mayTry(e, now, false)
 	switch st := stateAt(now, e.tok); {
 	case s.single != nil && st != fresh && err == nil && !s.looks(e, now):
 		s.launchUrgent(s.life, e, ReasonAhead, nil, (*renewal).renew, s.hurries(e, now))
-	case e.unsaved.due() && !now.Before(e.unsaved.next):
+	case u.due() && !now.Before(u.next):
 		s.launch(s.life, e, reasonWrite, nil, (*renewal).rewrite)
 	case s.looks(e, now):
 		s.launch(s.life, e, reasonResume, nil, (*renewal).look)

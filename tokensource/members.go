@@ -12,6 +12,34 @@ import (
 // What is kept of the responses that tokens come in, besides the tokens: the first
 // few short members, and those that somebody has asked for.
 
+// members is what is kept of one response. It is never changed, for the tokens of
+// many users share it.
+type members struct {
+	tokenType string
+	fields    []tokenendpoint.Field
+	// lacks are the members that were looked for, see [Source.Keep], and that the
+	// response had not.
+	lacks []string
+}
+
+var noMembers members
+
+func (m *members) equal(other *members) bool {
+	return m.tokenType == other.tokenType && slices.Equal(m.fields, other.fields) && slices.Equal(m.lacks, other.lacks)
+}
+
+// commonMembers has users whose responses said the same share it: most have the
+// same scope. Its zero value is ready for use.
+type commonMembers struct{ last atomic.Pointer[members] }
+
+func (c *commonMembers) share(m *members) *members {
+	if last := c.last.Load(); last != nil && last.equal(m) {
+		return last
+	}
+	c.last.Store(m)
+	return m
+}
+
 // keptNames are the members that were asked for. Its zero value is ready for use.
 type keptNames struct {
 	mu   sync.Mutex
@@ -70,10 +98,10 @@ func (s *Source) dueForMembers(t *Token, now time.Time) *Token {
 		return t
 	}
 	for _, name := range s.kept.names() {
-		if _, ok := t.Field(name); !ok && !slices.Contains(t.lacks, name) {
-			c := t.withRefresh(t.refresh)
+		if _, ok := t.Field(name); !ok && !slices.Contains(t.members.lacks, name) {
+			c := t.copy()
 			c.orphan.Store(t.orphan.Load())
-			c.due = now
+			c.dueAt(now)
 			return c
 		}
 	}
@@ -83,9 +111,9 @@ func (s *Source) dueForMembers(t *Token, now time.Time) *Token {
 // keepMembers takes the members that are kept out of a response. last is the
 // token that was refreshed, nil if none was. What is missing is told of once.
 func (t *Token) keepMembers(s *Source, res *tokenendpoint.Response, last *Token) {
-	t.fields, t.lacks = res.Fields, nil
+	m := &members{tokenType: res.TokenType, fields: res.Fields}
 	for _, name := range s.kept.names() {
-		if _, ok := t.Field(name); ok {
+		if slices.ContainsFunc(m.fields, func(f tokenendpoint.Field) bool { return f.Name == name }) {
 			continue
 		}
 		value, ok := res.Member(name)
@@ -93,14 +121,15 @@ func (t *Token) keepMembers(s *Source, res *tokenendpoint.Response, last *Token)
 			value, ok = last.Field(name)
 		}
 		if ok {
-			t.fields = append(slices.Clip(t.fields), tokenendpoint.Field{Name: name, Value: value})
+			m.fields = append(slices.Clip(m.fields), tokenendpoint.Field{Name: name, Value: value})
 			continue
 		}
-		t.lacks = append(t.lacks, name)
+		m.lacks = append(m.lacks, name)
 		if s.warned.first("member " + name) {
 			s.log.Warn("the response has no member that is referred to: what is made of it is left out", "source", s.cfg.Name, "member", name)
 		}
 	}
+	t.members = s.common.share(m)
 }
 
 // once remembers what was told already. Its zero value is ready for use.

@@ -29,9 +29,9 @@ func stateAt(now time.Time, t *Token) state {
 	switch {
 	case t == nil:
 		return expired
-	case t.due.IsZero() || before(now, t.due):
+	case t.fresh == 0 || before(now, t.issued.Add(t.fresh)):
 		return fresh
-	case t.expiry.IsZero() || before(now, t.expiry):
+	case t.lifetime == 0 || before(now, t.issued.Add(t.lifetime)):
 		return due
 	}
 	return expired
@@ -109,17 +109,28 @@ func (t *Token) live(now time.Time, lifetime time.Duration, ra RefreshAhead, ran
 	if lifetime <= 0 {
 		return
 	}
-	t.expiry = now.Add(lifetime)
-	t.due = t.expiry.Add(-aheadOf(lifetime, ra, random))
+	t.lifetime = lifetime
+	t.fresh = max(lifetime-aheadOf(lifetime, ra, random), 1)
+}
+
+// dueAt has the token renewed from a moment on, whatever its lifetime.
+func (t *Token) dueAt(now time.Time) { t.fresh = max(now.Sub(t.issued), 1) }
+
+// after returns a moment of the token's life; 0: never, which is the zero time.
+func (t *Token) after(d time.Duration) time.Time {
+	if d == 0 {
+		return time.Time{}
+	}
+	return t.issued.Add(d)
 }
 
 // nextWake returns how long a timer sleeps until the token is due; ok is
 // false when it never is.
 func nextWake(now time.Time, t *Token) (time.Duration, bool) {
-	if t == nil || t.due.IsZero() {
+	if t == nil || t.fresh == 0 {
 		return 0, false
 	}
-	return max(t.due.Sub(now), 0), true
+	return max(t.issued.Add(t.fresh).Sub(now), 0), true
 }
 
 const (
@@ -145,7 +156,7 @@ const storeRetryMax = 2 * time.Second
 // not take is written again. While its refresh token is not stored, others may
 // take this process for dead, and send the one before it: so often.
 func writeAgainAfter(t *Token, u unsaved, random float64) time.Duration {
-	if t != nil && t.refresh != "" && !u.copy {
+	if t != nil && t.refresh.is() && !u.copy {
 		return backoffBase/2 + time.Duration(random*float64(backoffBase/2))
 	}
 	return retryAfter(0, u.tries, writeRetryMax, random)
@@ -199,10 +210,10 @@ const tightMargin = 200 * time.Millisecond
 // hurry moves an attempt forward that back-off would put behind the end of a
 // token that still lives: three quarters of what is left are waited at most.
 func hurry(now, until time.Time, t *Token) time.Time {
-	if t == nil || t.expiry.IsZero() {
+	if t == nil || t.lifetime == 0 {
 		return until
 	}
-	left := t.expiry.Sub(now)
+	left := t.Expiry().Sub(now)
 	if latest := now.Add(left * 3 / 4); left > tightMargin && until.After(latest) {
 		return latest
 	}

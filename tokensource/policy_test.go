@@ -56,7 +56,16 @@ func TestBefore(t *testing.T) {
 
 func TestStateAt(t *testing.T) {
 	now := time.Now()
-	token := func(due, expiry time.Time) *Token { return &Token{due: due, expiry: expiry} }
+	token := func(due, expiry time.Time) *Token {
+		t := &Token{issued: now.Add(-time.Minute)}
+		if !due.IsZero() {
+			t.dueAt(due)
+		}
+		if !expiry.IsZero() {
+			t.lifetime = expiry.Sub(t.issued)
+		}
+		return t
+	}
 	var never time.Time
 	for name, c := range map[string]struct {
 		token *Token
@@ -195,9 +204,9 @@ func TestNextWake(t *testing.T) {
 	}{
 		"no token":  {nil, 0, false},
 		"never due": {&Token{}, 0, false},
-		"due later": {&Token{due: now.Add(time.Minute)}, time.Minute, true},
-		"due now":   {&Token{due: now}, 0, true},
-		"past due":  {&Token{due: now.Add(-time.Hour)}, 0, true},
+		"due later": {&Token{issued: now, fresh: time.Minute}, time.Minute, true},
+		"due now":   {&Token{issued: now.Add(-time.Hour), fresh: time.Hour}, 0, true},
+		"past due":  {&Token{issued: now.Add(-2 * time.Hour), fresh: time.Hour}, 0, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			wait, ok := nextWake(now, c.token)

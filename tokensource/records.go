@@ -94,7 +94,14 @@ func (s *Source) read(ctx context.Context, e *entry) (*stored, error) {
 	case rec == nil:
 		return &stored{rec: &tokenstore.Record{}}, nil
 	}
-	return &stored{raw: raw, rec: rec, token: tokenOf(rec, time.Now(), s.cfg.RefreshAhead, random())}, nil
+	t := tokenOf(rec, time.Now(), s.cfg.RefreshAhead, random())
+	if t != nil {
+		t.members = s.common.share(t.members)
+		if s.forgets() {
+			t.refresh.mayForget()
+		}
+	}
+	return &stored{raw: raw, rec: rec, token: t}, nil
 }
 
 // replaceable reports whether a record of the entry that is not sealed may be
@@ -113,7 +120,7 @@ func (s *Source) readTimeout(e *entry) time.Duration {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	switch {
-	case s.grant.Interactive || e.unsaved.is || stateAt(time.Now(), e.tok) != expired || (e.tok != nil && e.tok.refresh != ""):
+	case s.grant.Interactive || e.unsaved().is || stateAt(time.Now(), e.tok) != expired || (e.tok != nil && e.tok.refresh.is()):
 		return storeTimeout
 	case s.store.Err() != nil:
 		return storeTimeoutKnown
@@ -162,11 +169,10 @@ func put(r *tokenstore.Record, t *Token) {
 	if t == nil {
 		return
 	}
-	r.Generation, r.AccessToken, r.RefreshToken = t.generation, t.AccessToken(), t.refresh
-	r.TokenType = t.tokenType
-	r.Issued, r.Expiry = t.issued.UTC(), t.expiry.UTC()
-	r.Fields, r.Lacks = nil, t.lacks
-	for _, f := range t.fields {
+	r.Generation, r.AccessToken, r.RefreshToken = t.generation, t.AccessToken(), t.refresh.reveal()
+	r.Issued, r.Expiry = t.issued.UTC(), t.Expiry().UTC()
+	r.TokenType, r.Fields, r.Lacks = t.members.tokenType, nil, t.members.lacks
+	for _, f := range t.members.fields {
 		r.Fields = append(r.Fields, tokenstore.Field(f))
 	}
 }
@@ -178,13 +184,12 @@ func tokenOf(r *tokenstore.Record, now time.Time, ra RefreshAhead, random float6
 		return nil
 	}
 	t := newToken(r.AccessToken, r.RefreshToken)
-	t.generation, t.tokenType, t.lacks = r.Generation, r.TokenType, r.Lacks
-	if len(r.Fields) > 0 {
-		t.fields = make([]tokenendpoint.Field, len(r.Fields))
-		for i, f := range r.Fields {
-			t.fields[i] = tokenendpoint.Field(f)
-		}
+	t.generation = r.Generation
+	m := &members{tokenType: r.TokenType, lacks: r.Lacks}
+	for _, f := range r.Fields {
+		m.fields = append(m.fields, tokenendpoint.Field(f))
 	}
+	t.members = m
 	lifetime := time.Duration(0)
 	if !r.Expiry.IsZero() {
 		lifetime = max(r.Expiry.Sub(r.Issued), 1) // 0 would be for ever
@@ -194,8 +199,8 @@ func tokenOf(r *tokenstore.Record, now time.Time, ra RefreshAhead, random float6
 	// younger than new.
 	t.live(now.Add(min(r.Issued.Sub(now.Round(0)), 0)), lifetime, ra, random)
 	t.orphan.Store(r.Refused != nil)
-	if r.Lease != nil && r.Lease.Call != string(ReasonCode) && r.Refused == nil && t.due.After(now) {
-		t.due = now // somebody renews it, or was cut off doing so: a renewal finds out which
+	if r.Lease != nil && r.Lease.Call != string(ReasonCode) && r.Refused == nil && t.after(t.fresh).After(now) {
+		t.dueAt(now) // somebody renews it, or was cut off doing so: a renewal finds out which
 	}
 	return t
 }

@@ -111,7 +111,7 @@ func (r *renewal) run(cause context.Context, do procedure) {
 	lost, err := r.finish(t, err)
 	o := Outcome{Via: r.via, Err: err, Took: time.Since(start), ExpiryUnreadable: r.unreadable}
 	if err == nil && t != nil {
-		o.Expiry = t.expiry
+		o.Expiry = t.Expiry()
 	}
 	observed(o)
 	close(r.done)
@@ -182,7 +182,7 @@ func (r *renewal) renewOnce(ctx context.Context) (t *Token, again bool, err erro
 func (r *renewal) acquire(ctx context.Context) (cur *Token, done bool, err error) {
 	s, e := r.s, r.e
 	e.mu.Lock()
-	cur, unwritten, refusal := e.tok, e.unsaved, e.failure
+	cur, unwritten, refusal := e.tok, e.unsaved(), e.failure()
 	e.mu.Unlock()
 	if unwritten.is && unwritten.unsettled {
 		// Its generation is known only when it is written.
@@ -220,6 +220,9 @@ func (r *renewal) enough(st *stored, cur *Token, refusal failure) (bool, error) 
 	s := r.s
 	if r.useful(st, cur) {
 		return true, nil
+	}
+	if cur != nil {
+		cur.refresh.recall(st.rec.RefreshToken)
 	}
 	best := cur
 	if s.instead(r.e, st.token, cur) {
@@ -281,7 +284,7 @@ func (s *Source) instead(e *entry, stored, cur *Token) bool {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return !e.unsaved.is && stored.AccessToken() != cur.AccessToken()
+	return !e.unsaved().is && stored.AccessToken() != cur.AccessToken()
 }
 
 func newer(stored, cur *Token) bool {
@@ -297,7 +300,7 @@ func (s *Source) withoutStore(cur *Token, err error) error {
 	if errors.Is(err, tokenstore.ErrUnreadable) {
 		return unreadable{err}
 	}
-	if s.grant.Interactive || (cur != nil && cur.refresh != "" && stateAt(time.Now(), cur) != expired) {
+	if s.grant.Interactive || (cur != nil && cur.refresh.is() && stateAt(time.Now(), cur) != expired) {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	s.log.Warn("token store not readable; going on without it", "source", s.cfg.Name, "error", err)
@@ -319,7 +322,7 @@ func (r *renewal) obtain(ctx context.Context, cur *Token) (*Token, error) {
 				res.RefreshToken = refresh
 			}
 			r.via = viaRefresh
-			return r.take(ctx, cur, res)
+			return r.take(ctx, cur, res, false)
 		}
 		if brings(res) {
 			return nil, r.bury(ctx, cur, res, cur, err)
@@ -331,15 +334,15 @@ func (r *renewal) obtain(ctx context.Context, cur *Token) (*Token, error) {
 			}
 			return nil, err
 		case fault == FaultConsent:
-			r.e.refreshRefused(refresh.Reveal())
+			r.e.refreshRefused(sumOf(refresh.Reveal()))
 		case fault == FaultSuspected, fault == FaultUser, fault == FaultClient:
-			r.e.refreshFailed(refresh.Reveal(), time.Now().Add(suspectRetry))
+			r.e.refreshFailed(sumOf(refresh.Reveal()), time.Now().Add(suspectRetry))
 		case stateAt(time.Now(), cur) != expired || endpointError(err) == nil:
 			return nil, err // the token serves on, and there is time to try again
 		default:
 			// A request waits that could still succeed. But an endpoint that is out of
 			// order is called once a second, not twice.
-			r.e.refreshFailed(refresh.Reveal(), time.Time{})
+			r.e.refreshFailed(sumOf(refresh.Reveal()), time.Time{})
 			if s.grant.SameEndpoint {
 				if err := sleep.For(ctx, time.Until(r.asked.Add(probeEvery))); err != nil {
 					return nil, err
@@ -357,14 +360,13 @@ func (r *renewal) obtain(ctx context.Context, cur *Token) (*Token, error) {
 	case err != nil:
 		return nil, err
 	}
-	if res.RefreshToken.Empty() && cur != nil && cur.refresh != "" {
+	keep := false
+	if cur != nil && !cur.orphan.Load() {
 		// The refresh came to nothing, or was put off: it may work the next time.
-		if _, keep := r.e.mayRefresh(cur.refresh, time.Now()); keep && !cur.orphan.Load() {
-			res.RefreshToken = tokenendpoint.NewSecret(cur.refresh)
-		}
+		_, keep = r.e.mayRefresh(cur.refresh.sum, time.Now())
 	}
 	r.via = viaGrant
-	return r.take(ctx, cur, res)
+	return r.take(ctx, cur, res, keep)
 }
 
 // refreshToken returns the refresh token to use, empty if there is none that
@@ -376,13 +378,13 @@ func (r *renewal) refreshToken(cur *Token) tokenendpoint.Secret {
 		return tokenendpoint.Secret{}
 	}
 	refresh := g.InitialRefreshToken
-	if cur != nil && cur.refresh != "" {
-		if cur.orphan.Load() {
+	if cur != nil && cur.refresh.is() {
+		if cur.orphan.Load() || !cur.refresh.known() { // forgotten, and no longer in the store
 			return tokenendpoint.Secret{}
 		}
-		refresh = tokenendpoint.NewSecret(cur.refresh)
+		refresh = tokenendpoint.NewSecret(cur.refresh.reveal())
 	}
-	if may, _ := r.e.mayRefresh(refresh.Reveal(), time.Now()); !may && !g.Interactive {
+	if may, _ := r.e.mayRefresh(sumOf(refresh.Reveal()), time.Now()); !may && !g.Interactive {
 		return tokenendpoint.Secret{}
 	}
 	return refresh
@@ -477,14 +479,19 @@ func (r *renewal) judged(kind callKind, err error) error {
 }
 
 // take makes a token of a response and saves it, before anyone uses it. If the
-// store fails the token serves from memory and the write is retried.
-func (r *renewal) take(ctx context.Context, cur *Token, res *tokenendpoint.Response) (*Token, error) {
+// store fails the token serves from memory and the write is retried. keep says that
+// cur's refresh token stays good if the response has none.
+func (r *renewal) take(ctx context.Context, cur *Token, res *tokenendpoint.Response, keep bool) (*Token, error) {
 	s := r.s
 	if !tokenendpoint.ValidToken(res.AccessToken.Reveal()) {
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, tokenendpoint.ErrBadToken)
 	}
 	t := newToken(res.AccessToken.Reveal(), res.RefreshToken.Reveal())
-	t.tokenType = res.TokenType
+	// One that is forgotten, and that the store was not asked for, is recalled when
+	// the token is written.
+	if keep && res.RefreshToken.Empty() && (cur.refresh.known() || r.unsettled) {
+		t.refresh.take(&cur.refresh)
+	}
 	var refreshed *Token
 	if r.via == viaRefresh {
 		refreshed = cur
@@ -511,6 +518,9 @@ func (r *renewal) take(ctx context.Context, cur *Token, res *tokenendpoint.Respo
 func (r *renewal) keep(ctx context.Context, t *Token) *Token {
 	s, e := r.s, r.e
 	var err error
+	if s.forgets() {
+		t.refresh.mayForget()
+	}
 	changes := s.storeChanges.Load()
 	if r.unsettled {
 		err = errUnsettled
@@ -520,7 +530,7 @@ func (r *renewal) keep(ctx context.Context, t *Token) *Token {
 	moved := err == nil && changes != s.storeChanges.Load() // it was written to the one before
 	u := unsaved{
 		is: err != nil || moved, unsettled: r.unsettled, copy: moved, next: time.Now().Add(backoffBase),
-		check: s.store != nil && t.refresh != "",
+		check: s.store != nil && t.refresh.is(),
 	}
 	if err == nil && !moved {
 		u.next = time.Now().Add(checkAfter)
@@ -631,9 +641,7 @@ func (r *renewal) finish(t *Token, err error) (lost bool, _ error) {
 	now := time.Now()
 	t = s.dueForMembers(t, now)
 	lost, err = e.finish(r, t, err, now)
-	if t != nil {
-		s.table.weigh(e)
-	}
+	s.table.weigh(e)
 	r.tok, r.err = t, err
 	if r.why == reasonResume && s.single == nil && t != nil && stateAt(now, t) != fresh && err == nil {
 		s.launch(s.life, e, ReasonAhead, nil, (*renewal).renew) // it was cut off; no request may come for long

@@ -128,7 +128,7 @@ func (s *Source) logToken(r *renewal, was failure, o Outcome, attrs []any) {
 func (s *Source) nextAttempt(e *entry, now time.Time) string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	f := &e.failure
+	f := e.failure()
 	if f.callAt.Sub(now) > never/2 {
 		return "only when something has changed"
 	}

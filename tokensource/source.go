@@ -130,6 +130,7 @@ type Source struct {
 	report   report
 	noting   [pendingShards]chan struct{} // the turn to write a note
 	kept     keptNames
+	common   commonMembers
 	warned   once // of what is told once
 
 	codes     codeOwners
@@ -200,7 +201,7 @@ func (s *Source) GrantType() string { return s.grant.Type }
 // without a person.
 func (s *Source) CanRenew(t *Token) bool {
 	g := &s.grant
-	return !g.Interactive || (g.Refreshable && !t.orphan.Load() && (t.refresh != "" || !g.InitialRefreshToken.Empty()))
+	return !g.Interactive || (g.Refreshable && !t.orphan.Load() && (t.refresh.is() || !g.InitialRefreshToken.Empty()))
 }
 
 // Token returns a usable token for the key. It returns at once with a fresh
@@ -284,7 +285,7 @@ const recheckStore = 2 * time.Second
 // and how long until it may. urgent: a request waits for it. The caller holds
 // e.mu.
 func (s *Source) mayTry(e *entry, now time.Time, urgent bool) (time.Duration, error) {
-	f := &e.failure
+	f := e.failure()
 	if wait := f.until.Sub(now); f.err != nil && wait > 0 {
 		return wait, f.err
 	}
@@ -300,7 +301,8 @@ func (s *Source) mayTry(e *entry, now time.Time, urgent bool) (time.Duration, er
 // hurries reports whether a renewal is as urgent as if a request waited for it.
 // The caller holds e.mu.
 func (s *Source) hurries(e *entry, now time.Time) bool {
-	return e.failure.err != nil && !e.failure.hurryAt.IsZero() && !now.Before(e.failure.hurryAt)
+	f := e.failure()
+	return f.err != nil && !f.hurryAt.IsZero() && !now.Before(f.hurryAt)
 }
 
 // lock locks an entry, or the one that has taken its place since it was
@@ -346,7 +348,7 @@ func (s *Source) await(ctx context.Context, e *entry) (_ *Token, waited bool, _ 
 			e.mu.Unlock()
 			return t, waited, nil
 		}
-		if e.failure.err != nil && s.inGrace(now, t) && (f != nil && !forced) {
+		if e.failure().err != nil && s.inGrace(now, t) && (f != nil && !forced) {
 			e.mu.Unlock() // a renewal is under way, after one that failed
 			return t, waited, nil
 		}
@@ -398,7 +400,7 @@ func (s *Source) await(ctx context.Context, e *entry) (_ *Token, waited bool, _ 
 }
 
 func (s *Source) inGrace(now time.Time, t *Token) bool {
-	return t != nil && s.cfg.Grace > 0 && before(now, t.expiry.Add(s.cfg.Grace))
+	return t != nil && s.cfg.Grace > 0 && before(now, t.Expiry().Add(s.cfg.Grace))
 }
 
 // Renew replaces a token that the API refused, and returns the one to use

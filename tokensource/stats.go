@@ -33,28 +33,29 @@ func (s *Source) Stats() Stats {
 	s.each(func(e *entry) {
 		e.mu.Lock()
 		defer e.mu.Unlock()
-		if e.unsaved.is {
+		f := e.failure()
+		if e.unsaved().is {
 			st.Unstored++
 		}
 		if e.lost {
 			st.NeedPerson++
 		}
 		t := e.tok
-		if t != nil && t.expiry.After(died) {
-			died = t.expiry
+		if t != nil && t.Expiry().After(died) {
+			died = t.Expiry()
 		}
 		switch {
 		case stateAt(now, t) != expired:
 			st.Tokens++
-			if e.failure.err != nil && !e.lost {
+			if f.err != nil && !e.lost {
 				st.Retrying++
 			}
-			if !t.expiry.IsZero() && (st.Expiry.IsZero() || t.expiry.Before(st.Expiry)) {
-				st.Expiry = t.expiry
+			if !t.Expiry().IsZero() && (st.Expiry.IsZero() || t.Expiry().Before(st.Expiry)) {
+				st.Expiry = t.Expiry()
 			}
-		case e.failure.err != nil && s.inGrace(now, t):
+		case f.err != nil && s.inGrace(now, t):
 			st.Overdue++
-		case e.failure.err != nil && (t != nil || e.lost || s.single != nil):
+		case f.err != nil && (t != nil || e.lost || s.single != nil):
 			st.Failing++
 		}
 	})
@@ -97,29 +98,30 @@ func (s *Source) Troubles() []Trouble {
 	s.each(func(e *entry) {
 		e.mu.Lock()
 		defer e.mu.Unlock()
-		fault := e.failure.fault
+		f := e.failure()
+		fault := f.fault
 		if e.lost {
 			fault = FaultConsent
 		}
 		switch {
 		case fault == FaultRecord, fault == FaultSuspected, fault == FaultConsent && e.lost:
-		case fault == FaultUser && !s.gate.pardoned(e.failure.at):
+		case fault == FaultUser && !s.gate.pardoned(f.at):
 		default:
 			return
 		}
 		t := byFault[fault]
 		if t == nil {
-			t = &Trouble{Fault: fault, Since: e.failure.since}
+			t = &Trouble{Fault: fault, Since: f.since}
 			byFault[fault] = t
 		}
 		t.Keys++
-		if e.failure.since.Before(t.Since) {
-			t.Since = e.failure.since
+		if f.since.Before(t.Since) {
+			t.Since = f.since
 		}
-		if next := e.failure.callAt; next.Sub(now) < never/2 && (t.Next.IsZero() || next.Before(t.Next)) {
+		if next := f.callAt; next.Sub(now) < never/2 && (t.Next.IsZero() || next.Before(t.Next)) {
 			t.Next = next
 		}
-		t.Err = e.failure.err
+		t.Err = f.err
 	})
 	for _, fault := range []Fault{FaultRecord, FaultConsent, FaultSuspected, FaultUser} {
 		if t := byFault[fault]; t != nil {

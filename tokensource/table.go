@@ -84,7 +84,10 @@ func (ts *table) tooMany(kept int) bool {
 
 // entryOverhead is what a key costs besides its texts, as measured: the entry,
 // the token, its place in the table.
-const entryOverhead = 700
+const entryOverhead = 450
+
+// passingOverhead is what it costs more while something passes: that, and a timer.
+const passingOverhead = 450
 
 // weigh accounts for what the entry holds. The caller holds e.mu.
 func (ts *table) weigh(e *entry) {

@@ -8,36 +8,30 @@ import (
 	"time"
 
 	"golang.org/x/oauth2"
-
-	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
 // Token is one issued access token. It is immutable, shared by all who use
 // it, and prints as a placeholder.
 type Token struct {
-	// authorization is "Bearer " and the token; access is its tail, so that a
+	// header is "Bearer " and the token. The access token is its tail, so that a
 	// million tokens are not held twice.
-	authorization string
-	refresh       string
-	tokenType     string
-	fields        []tokenendpoint.Field
-	// lacks are the members that were looked for, see [Source.Keep], and that the
-	// response had not.
-	lacks []string
+	header  [1]string
+	refresh keptRefresh
+	members *members
 
 	issued time.Time
 	took   time.Duration // from issued until this process first had it
-	due    time.Time     // zero: never
-	expiry time.Time     // zero: never
+	// How long it is fresh, and how long it lives, from issued; 0: for ever. As times,
+	// they would take three times the memory.
+	fresh, lifetime time.Duration
 
 	generation uint64
-	header     [1]string
-	byCode     bool // a person brought it
-	own        bool // this process obtained it; else it came from the store
+	byCode     bool        // a person brought it
+	own        bool        // this process obtained it; else it came from the store
+	orphan     atomic.Bool // its refresh token is refused for good
 	// accepted: an API took it. Where a renewal brings the same access token again,
 	// both share this.
 	accepted *atomic.Bool
-	orphan   atomic.Bool // its refresh token is refused for good
 
 	// predecessor is the token that this one replaced while it still worked; nil:
 	// none, or no longer. See follow.
@@ -49,16 +43,16 @@ const redacted = "[redacted]"
 const bearerPrefix = "Bearer "
 
 func newToken(access, refresh string) *Token {
-	t := &Token{authorization: bearerPrefix + access, refresh: refresh, accepted: new(atomic.Bool)}
-	t.header[0] = t.authorization
+	t := &Token{header: [1]string{bearerPrefix + access}, members: &noMembers, accepted: new(atomic.Bool)}
+	t.refresh.set(refresh)
 	return t
 }
 
 // AccessToken returns the token itself.
-func (t *Token) AccessToken() string { return t.authorization[len(bearerPrefix):] }
+func (t *Token) AccessToken() string { return t.header[0][len(bearerPrefix):] }
 
 // Authorization returns "Bearer " and the token (RFC 6750, section 2.1).
-func (t *Token) Authorization() string { return t.authorization }
+func (t *Token) Authorization() string { return t.header[0] }
 
 // HeaderValue returns [Token.Authorization] as a header's value list. It is
 // shared: do not change it.
@@ -66,7 +60,7 @@ func (t *Token) HeaderValue() []string { return t.header[:1:1] }
 
 // Field returns a scalar member of the response that the token came in.
 func (t *Token) Field(name string) (string, bool) {
-	for _, f := range t.fields {
+	for _, f := range t.members.fields {
 		if f.Name == name {
 			return f.Value, true
 		}
@@ -75,7 +69,7 @@ func (t *Token) Field(name string) (string, bool) {
 }
 
 // Expiry is when the token dies; the zero time means never.
-func (t *Token) Expiry() time.Time { return t.expiry }
+func (t *Token) Expiry() time.Time { return t.after(t.lifetime) }
 
 // ByCode reports whether the token came for an authorization code, not by a
 // renewal: a person has just put right what was wrong before.
@@ -86,16 +80,25 @@ func (t *Token) Generation() uint64 { return t.generation }
 
 // withGeneration returns a copy of another generation.
 func (t *Token) withGeneration(n uint64) *Token {
-	c := t.withRefresh(t.refresh)
+	c := t.copy()
 	c.generation = n
 	return c
 }
 
 // withRefresh returns a copy with another refresh token.
 func (t *Token) withRefresh(refresh string) *Token {
-	c := newToken(t.AccessToken(), refresh)
-	c.tokenType, c.fields, c.lacks, c.generation = t.tokenType, t.fields, t.lacks, t.generation
-	c.issued, c.took, c.due, c.expiry = t.issued, t.took, t.due, t.expiry
+	c := t.copy()
+	c.refresh.set(refresh)
+	return c
+}
+
+// copy returns a copy of which nothing is known yet: neither that its refresh token
+// is refused, nor which token it replaced.
+func (t *Token) copy() *Token {
+	c := newToken(t.AccessToken(), "")
+	c.refresh.take(&t.refresh)
+	c.members, c.generation = t.members, t.generation
+	c.issued, c.took, c.fresh, c.lifetime = t.issued, t.took, t.fresh, t.lifetime
 	c.byCode, c.own = t.byCode, t.own
 	c.accepted = t.accepted
 	return c
@@ -104,7 +107,7 @@ func (t *Token) withRefresh(refresh string) *Token {
 // sameAs makes t the same token as another with its access token: what is known
 // of that holds for t too.
 func (t *Token) sameAs(other *Token) {
-	if other != nil && other != t && other.authorization == t.authorization {
+	if other != nil && other != t && other.header == t.header {
 		t.accepted = other.accepted
 		t.took = other.Received().Sub(t.issued) // this process has had it since then
 	}
@@ -155,17 +158,21 @@ func (t *Token) follow(p *Token, keep bool, now time.Time) {
 	}
 }
 
-// OAuth2 returns a copy for golang.org/x/oauth2.
+// OAuth2 returns a copy for golang.org/x/oauth2. Its RefreshToken is empty if the
+// source has keys and a store, and its grant needs no person: then the store alone
+// keeps it. It is the source's to use in any case.
 func (t *Token) OAuth2() *oauth2.Token {
-	extra := make(map[string]any, len(t.fields))
-	for _, f := range t.fields {
+	extra := make(map[string]any, len(t.members.fields))
+	for _, f := range t.members.fields {
 		extra[f.Name] = f.Value
 	}
 	tok := &oauth2.Token{
-		AccessToken:  t.AccessToken(),
-		TokenType:    "Bearer", // whatever the response calls it (eBay: "Application Access Token")
-		RefreshToken: t.refresh,
-		Expiry:       t.expiry,
+		AccessToken: t.AccessToken(),
+		TokenType:   "Bearer", // whatever the response calls it (eBay: "Application Access Token")
+		Expiry:      t.Expiry(),
+	}
+	if !t.refresh.forgettable {
+		tok.RefreshToken = t.refresh.reveal()
 	}
 	return tok.WithExtra(extra)
 }

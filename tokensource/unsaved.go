@@ -20,7 +20,7 @@ func (r *renewal) rewrite(ctx context.Context) (*Token, error) {
 	s, e := r.s, r.e
 	r.via = viaStore
 	e.mu.Lock()
-	was, state := e.tok, e.unsaved
+	was, state := e.tok, e.unsaved()
 	e.mu.Unlock()
 	cur, at := was, s.store.Stamp()
 	for range maxConflicts {
@@ -28,6 +28,7 @@ func (r *renewal) rewrite(ctx context.Context) (*Token, error) {
 		if err != nil {
 			return nil, err
 		}
+		cur.refresh.recall(st.rec.RefreshToken)
 		same := st.token != nil && st.rec.Generation == cur.generation && st.token.AccessToken() == cur.AccessToken()
 		switch {
 		case same && !state.is: // and durable

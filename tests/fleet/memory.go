@@ -23,6 +23,7 @@ type memory struct {
 	keys     int
 	size     int
 	resident int
+	bound    string
 	more     int
 	maxKeys  int
 	overhead int
@@ -31,8 +32,9 @@ type memory struct {
 
 func (s *memory) flags(f *flag.FlagSet) {
 	f.IntVar(&s.keys, "keys", 100_000, "tokens in one process")
-	f.IntVar(&s.size, "size", 1000, "of an access token, in bytes")
+	f.IntVar(&s.size, "size", 1000, "of an access token, and of a refresh token, in bytes")
 	f.IntVar(&s.resident, "resident", 200, "MB of resident memory that this process must stay under")
+	f.StringVar(&s.bound, "max-memory", "48MiB", "the source's max_memory; 0 keeps every key, and takes a larger -resident")
 	f.IntVar(&s.more, "more", 1_000_000, "keys under eviction, of the library alone")
 	f.IntVar(&s.maxKeys, "max-keys", 100_000, "how many of those are kept in memory")
 	f.IntVar(&s.overhead, "overhead", 1000, "bytes of heap that a key may take besides its access token")
@@ -45,6 +47,8 @@ func memoryCommand(f *flag.FlagSet) func(context.Context, lab) (*report, error) 
 	return s.run
 }
 
+// keyedFile takes the access token for the refresh token as well: the provider's own are short, and here long ones matter. None
+// is used, for the tokens outlive the run.
 const keyedFile = `{
 	admin "unix/THE_HOME/admin"
 	persist_config off
@@ -63,8 +67,12 @@ const keyedFile = `{
 			client_secret {env.FLEET_SECRET}
 			username {key.user}
 			password {env.FLEET_PASSWORD}
+			response {
+				refresh_token access_token
+			}
 		}
 		key user {header.X-User}
+		max_memory THE_BOUND
 	}
 }
 
@@ -84,7 +92,7 @@ func (s *memory) run(ctx context.Context, l lab) (*report, error) {
 	defer p.Close()
 	p.SetAnyUser(true)
 	p.SetTokenSize(s.size)
-	caddyfile := strings.NewReplacer("THE_API", p.URL, "THE_CLIENT", p.ClientID).Replace(keyedFile)
+	caddyfile := strings.NewReplacer("THE_API", p.URL, "THE_CLIENT", p.ClientID, "THE_BOUND", s.bound).Replace(keyedFile)
 	env := []string{"FLEET_SECRET=" + p.ClientSecret, "FLEET_PASSWORD=" + p.Password}
 	c, err := rig.NewReplica(l.program, filepath.Join(l.dir, "keyed"), "keyed", env, caddyfile)
 	if err != nil {
