@@ -205,7 +205,7 @@ func (ij *injector) inject(out *http.Request, token *tokensource.Token, key []st
 		removeH2C(out.Header)
 	}
 	if ij.target != nil {
-		if err := ij.target.direct(out, ij.lookup(token, key)); err != nil {
+		if err := ij.target.direct(out, func(name string) (string, bool) { return ij.variable(name, token, key) }); err != nil {
 			return err
 		}
 	}
@@ -285,24 +285,33 @@ func (ij *injector) cleanTrailer(trailer http.Header) {
 	}
 }
 
+// variable returns the value of a variable of a template: {token}, {token.NAME} or
+// {key.NAME}.
+func (ij *injector) variable(name string, token *tokensource.Token, key []string) (string, bool) {
+	if name == "token" {
+		return token.AccessToken(), true
+	}
+	if member, ok := strings.CutPrefix(name, "token."); ok {
+		return token.Field(member)
+	}
+	if i := slices.Index(ij.keyNames, strings.TrimPrefix(name, "key.")); i >= 0 && i < len(key) {
+		return key[i], true
+	}
+	return "", false
+}
+
 // put puts one injection into the request. If the response that brought the token
 // lacks a member, the injection is left out, but one that holds the token itself
 // is an error: the request would go out without a token.
 func (ij *injector) put(out *http.Request, item *injected, token *tokensource.Token, key []string) error {
 	missing := false
 	value, err := item.value.Expand(func(name string) (string, bool) {
-		switch {
-		case name == "token":
-			return token.AccessToken(), true
-		case strings.HasPrefix(name, "token."):
-			v, ok := token.Field(strings.TrimPrefix(name, "token."))
-			missing = missing || !ok
-			return v, true
+		v, ok := ij.variable(name, token, key)
+		if !ok && strings.HasPrefix(name, "token.") {
+			missing = true
+			return "", true
 		}
-		if i := slices.Index(ij.keyNames, strings.TrimPrefix(name, "key.")); i >= 0 && i < len(key) {
-			return key[i], true
-		}
-		return "", false
+		return v, ok
 	})
 	switch {
 	case err != nil:

@@ -12,7 +12,6 @@ import (
 	"unicode"
 
 	"github.com/caddy-bearer/caddy-bearer/internal/plainhttp"
-	"github.com/caddy-bearer/caddy-bearer/tokensource"
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
@@ -126,6 +125,26 @@ func splitPort(pattern string) (name, port string) {
 	return u.Hostname(), u.Port()
 }
 
+// ParseBaseURL reads an API's base URL: a scheme, a host and a path. Tokens go to
+// allowHTTP's hosts over plain http, besides loopback. The error does not quote the URL,
+// which may have a password or a value of a key in it.
+func ParseBaseURL(text string, allowHTTP []string) (*url.URL, error) {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || u.Host == "" || u.Opaque != "" || (u.Scheme != "https" && u.Scheme != "http"):
+		return nil, errors.New("expected a URL, such as https://api.acme.example/v2")
+	case u.User != nil:
+		return nil, errors.New("a user before the host: expected scheme, host and path")
+	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
+		return nil, errors.New("a query or a fragment: expected scheme, host and path")
+	case HasDotSegment(u.EscapedPath()):
+		return nil, errors.New("a . or .. segment in the path")
+	case u.Scheme == "http" && !plainhttp.Allowed(u.Hostname(), allowHTTP):
+		return nil, errors.New("http would send tokens in the clear: expected https, a loopback address, or the host's name in allow_http")
+	}
+	return u, nil
+}
+
 // resolve returns the base URL for a token and a key. The error quotes no value: they
 // are the provider's or a person's.
 func (t *target) resolve(lookup func(name string) (string, bool)) (*url.URL, error) {
@@ -139,16 +158,9 @@ func (t *target) resolve(lookup func(name string) (string, bool)) (*url.URL, err
 	if err != nil {
 		return nil, err
 	}
-	u, err := url.Parse(text)
-	switch {
-	case err != nil || u.Host == "" || u.Opaque != "":
-		return nil, errors.New("the upstream is not a URL with a host")
-	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
-		return nil, errors.New("the upstream has a user, a query or a fragment: expected scheme, host and path")
-	case u.Scheme != "https" && (u.Scheme != "http" || !plainhttp.Allowed(u.Hostname(), t.allowHTTP)):
-		return nil, errors.New("the upstream would get the token in the clear: expected https, a loopback address, or the host's name in allow_http")
-	case HasDotSegment(u.EscapedPath()):
-		return nil, errors.New("the upstream's path has a . or .. segment")
+	u, err := ParseBaseURL(text, t.allowHTTP)
+	if err != nil {
+		return nil, fmt.Errorf("upstream: %w", err)
 	}
 	port := u.Port()
 	if (u.Scheme == "https" && port == "443") || (u.Scheme == "http" && port == "80") {
@@ -215,17 +227,4 @@ func HasDotSegment(escaped string) bool {
 		segment, _, _ = strings.Cut(segment, ";")
 		return segment == "." || segment == ".."
 	})
-}
-
-// lookup returns the variables of a target for a token and a key.
-func (ij *injector) lookup(token *tokensource.Token, key []string) func(name string) (string, bool) {
-	return func(name string) (string, bool) {
-		if member, ok := strings.CutPrefix(name, "token."); ok {
-			return token.Field(member)
-		}
-		if i := slices.Index(ij.keyNames, strings.TrimPrefix(name, "key.")); i >= 0 && i < len(key) {
-			return key[i], true
-		}
-		return "", false
-	}
 }

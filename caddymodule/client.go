@@ -259,8 +259,10 @@ func (c *Client) provisionEngine(caddy.Context) error {
 }
 
 func (c *Client) provisionChecks(ctx caddy.Context) (err error) {
-	if c.callers, err = provisionCallers(ctx, c.Origin, c.Callers, c.Hosts); err != nil {
-		return c.Origin.errorf("callers", "%w", err)
+	if c.callers.ranges == nil { // a route of bearer_intercept has those of all its routes
+		if c.callers, err = provisionCallers(ctx, c.Origin, c.Callers, c.Hosts); err != nil {
+			return c.Origin.errorf("callers", "%w", err)
+		}
 	}
 	if unverified(c.TLS) {
 		warn(ctx, c.Origin, "tls_insecure_skip_verify", noVerification)

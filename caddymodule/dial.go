@@ -37,9 +37,9 @@ const (
 )
 
 // newGuardedDialer makes a dialer. proxies are addresses that may be connected to, too: a
-// transport dials them in the place of the host. For an app's own targets there are none. The settings' resolver, local address and the like
-// are not supported with it; see unsupportedByGuard. Zero durations are Caddy's
-// defaults.
+// transport dials them in the place of the host. For an app's own targets there are none.
+// Zero durations are Caddy's defaults. The transport's other settings for connections are
+// not supported; see unsupportedByGuard.
 func newGuardedDialer(allowed []netip.Prefix, proxies []string, timeout, fallbackDelay time.Duration) *guardedDialer {
 	if timeout == 0 {
 		timeout = defaultDialTimeout

@@ -20,7 +20,6 @@ import (
 
 	"github.com/caddy-bearer/caddy-bearer/bearer"
 	"github.com/caddy-bearer/caddy-bearer/internal/plainerror"
-	"github.com/caddy-bearer/caddy-bearer/internal/plainhttp"
 	"github.com/caddy-bearer/caddy-bearer/tokensource/tokenendpoint"
 )
 
@@ -95,7 +94,6 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 
 // Provision sets up h. It makes no network call.
 func (h *Handler) Provision(ctx caddy.Context) error {
-	h.namesErrors = true
 	h.server, _ = ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	return h.provision(ctx, "bearer", h.provisionUpstream, h.provisionProxy)
 }
@@ -133,23 +131,16 @@ func (h *Handler) provisionBase(upstream tokenendpoint.Template) error {
 	if err != nil {
 		return h.Origin.errorf("", "bearer %s: upstream: %w", h.Source, err)
 	}
-	base, err := url.Parse(text)
-	bad := func(why string) error {
-		return h.Origin.errorf("", "bearer %s: upstream %s: %s", h.Source, h.Upstream, why)
+	shown := " " + h.Upstream
+	if strings.Contains(h.Upstream, "@") { // there may be a password before it
+		shown = ""
 	}
-	switch {
-	case err != nil || base.Host == "" || (base.Scheme != "https" && base.Scheme != "http"):
-		return bad("expected a URL, such as https://api.acme.example/v2")
-	case base.User != nil: // it may have a password
-		return h.Origin.errorf("", "bearer %s: upstream: a user before the host: expected scheme, host and path", h.Source)
-	case base.RawQuery != "" || base.ForceQuery || base.Fragment != "":
-		return bad("a query or a fragment: expected scheme, host and path")
-	case bearer.HasDotSegment(base.EscapedPath()):
-		return bad("a . or .. segment in the path")
-	case base.Scheme == "http" && !plainhttp.Allowed(base.Hostname(), h.AllowHTTP):
-		return bad("http would send tokens in the clear: expected https, a loopback address, or the host's name in allow_http")
-	case base.Scheme == "http" && h.TLS != nil:
-		return bad("http has no TLS: expected https, or no tls options")
+	base, err := bearer.ParseBaseURL(text, h.AllowHTTP)
+	if err == nil && base.Scheme == "http" && h.TLS != nil {
+		err = errors.New("http has no TLS: expected https, or no tls options")
+	}
+	if err != nil {
+		return h.Origin.errorf("", "bearer %s: upstream%s: %w", h.Source, shown, err)
 	}
 	if base.Scheme == "https" {
 		h.enableTLS()
@@ -159,6 +150,7 @@ func (h *Handler) provisionBase(upstream tokenendpoint.Template) error {
 }
 
 func (h *Handler) provisionProxy(caddy.Context) error {
+	h.namesErrors = true                                        // serveError does
 	errorLog, err := zap.NewStdLogAt(h.log, zapcore.DebugLevel) // serveError and ServeHTTP tell what matters
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -93,6 +94,17 @@ type InterceptRoute struct {
 	Host string `json:"host"`
 
 	Handler
+
+	// making is held while the certificate is made that serves all names of a domain, and
+	// made says that there is one. See insideServer.certificate.
+	making sync.Mutex
+	made   bool
+}
+
+// name is the route's host in lower case, without a port.
+func (r *InterceptRoute) name() string {
+	u := url.URL{Host: r.Host}
+	return strings.ToLower(u.Hostname())
 }
 
 // CaddyModule returns the Caddy module information.
@@ -227,9 +239,8 @@ func (r *InterceptRoute) provision(ctx caddy.Context, ic *Intercept) error {
 	}
 	r.intercepted = true
 	r.dial = newGuardedDialer(slices.Concat(ic.allowed, r.ownAddresses()), environmentProxies(), time.Duration(r.DialTimeout), time.Duration(r.FallbackDelay)).DialContext
-	err := r.Client.provision(ctx, "bearer_intercept "+r.Host, r.provisionRoute, r.provisionProxy)
 	r.callers = ic.callers
-	return err
+	return r.Client.provision(ctx, "bearer_intercept "+r.Host, r.provisionRoute, r.provisionProxy)
 }
 
 func (r *InterceptRoute) provisionRoute(caddy.Context) error {
@@ -241,8 +252,7 @@ func (r *InterceptRoute) provisionRoute(caddy.Context) error {
 // ownAddresses returns the addresses that the route itself names: whoever writes
 // localhost, or an address, means it.
 func (r *InterceptRoute) ownAddresses() []netip.Prefix {
-	u := url.URL{Host: r.Host}
-	host := strings.ToLower(u.Hostname())
+	host := r.name()
 	if addr, err := netip.ParseAddr(host); err == nil {
 		return []netip.Prefix{netip.PrefixFrom(addr.Unmap(), addr.Unmap().BitLen())}
 	}
@@ -271,7 +281,6 @@ func (ic *Intercept) Cleanup() error {
 // target is a host that an app has asked for.
 type target struct {
 	name, port string // lower case; the port is never empty
-	scheme     string // of a URL in absolute form; empty: CONNECT
 }
 
 func (t target) hostport() string { return net.JoinHostPort(t.name, t.port) }
@@ -285,9 +294,9 @@ func (t target) matches(pattern string) bool {
 	return bearer.MatchHost(pattern, t.name, t.port)
 }
 
-// parseTarget reads a host and a port, which may be missing in a URL.
+// parseTarget reads a host and a port, which may be missing in a URL with a scheme.
 func parseTarget(hostport, scheme string) (target, error) {
-	t := target{scheme: scheme}
+	var t target
 	u := url.URL{Host: hostport}
 	t.name, t.port = strings.TrimSuffix(strings.ToLower(u.Hostname()), "."), u.Port()
 	if t.port == "" {
@@ -310,8 +319,7 @@ func (ic *Intercept) route(t target) (route *InterceptRoute, near bool) {
 		if t.matches(r.Host) && (route == nil || strings.HasPrefix(route.Host, "*")) {
 			route = r
 		}
-		u := url.URL{Host: r.Host}
-		near = near || bearer.MatchHost(u.Hostname(), t.name, "")
+		near = near || bearer.MatchHost(r.name(), t.name, "")
 	}
 	return route, near && route == nil
 }

@@ -73,7 +73,6 @@ type insideServer struct {
 	// wildcards makes those for all names of a domain, which certmagic does not make on
 	// demand.
 	wildcards *certmagic.Config
-	made      map[string]bool // of wildcards; guarded by mu
 	cache     *certmagic.Cache
 	tls       *tls.Config
 
@@ -101,7 +100,7 @@ func newInsideServer(ctx caddy.Context, ic *Intercept, server *caddyhttp.Server)
 	if err := issuer.Provision(ctx); err != nil {
 		return nil, ic.Origin.errorf("ca", "bearer_intercept: %w", err)
 	}
-	s := &insideServer{ic: ic, conns: make(chan net.Conn), closed: make(chan struct{}), waiting: make(map[net.Conn]struct{}), made: make(map[string]bool)}
+	s := &insideServer{ic: ic, conns: make(chan net.Conn), closed: make(chan struct{}), waiting: make(map[net.Conn]struct{})}
 	log := ctx.Logger().Named("certificates").WithOptions(zap.IncreaseLevel(zapcore.WarnLevel))
 	s.cache = certmagic.NewCache(certmagic.CacheOptions{
 		GetConfigForCert: func(cert certmagic.Certificate) (*certmagic.Config, error) {
@@ -288,26 +287,26 @@ func (s *insideServer) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate
 	named.ServerName = c.tunnel.target.name
 	// One certificate serves all names of a domain, so that an app cannot fill the storage
 	// with those that it makes up. Clients refuse *.com and its like.
-	if pattern, _, _ := strings.Cut(strings.ToLower(c.tunnel.route.Host), ":"); strings.HasPrefix(pattern, "*.") && strings.Count(pattern, ".") > 1 {
-		if err := s.makeWildcard(hello.Context(), pattern); err != nil {
+	route := c.tunnel.route
+	if name := route.name(); strings.HasPrefix(name, "*.") && strings.Count(name, ".") > 1 {
+		if err := s.makeWildcard(hello.Context(), route); err != nil {
 			return nil, err
 		}
 	}
 	return s.certs.GetCertificate(&named)
 }
 
-// makeWildcard sees to it that there is a certificate for all names of a domain.
-func (s *insideServer) makeWildcard(ctx context.Context, pattern string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.made[pattern] {
+// makeWildcard sees to it that there is a certificate for all names of a route's domain.
+// Meanwhile only other handshakes of this route wait.
+func (s *insideServer) makeWildcard(ctx context.Context, route *InterceptRoute) error {
+	route.making.Lock()
+	defer route.making.Unlock()
+	if route.made {
 		return nil
 	}
-	if err := s.wildcards.ManageSync(ctx, []string{pattern}); err != nil {
-		return err
-	}
-	s.made[pattern] = true
-	return nil
+	err := s.wildcards.ManageSync(ctx, []string{route.name()})
+	route.made = err == nil
+	return err
 }
 
 // handshakeFailed logs a handshake that failed.

@@ -428,6 +428,24 @@ func TestInterceptCertificates(t *testing.T) {
 	}
 }
 
+// TestInterceptAPIAway: an API that is away is counted once, and by its problem.
+func TestInterceptAPIAway(t *testing.T) {
+	closed := listen(t)
+	closed.Close()
+	away := closed.Addr().String()
+	s := launchIntercept(t, interceptSetup{options: away + " api"})
+	const failed, unreachable = `caddy_bearer_requests_total{result="error",source="api"}`, `caddy_bearer_requests_total{result="upstream-unreachable",source="api"}`
+	errorsBefore, before := s.metric(t, failed), s.metric(t, unreachable)
+	res, err := s.client(t, "").Get("https://" + away + "/things")
+	answerOf(t, res, err).wantProblem(t, http.StatusBadGateway, "upstream-unreachable")
+	if now := s.metric(t, unreachable); now == before {
+		t.Errorf("counted %s times, as before", now)
+	}
+	if now := s.metric(t, failed); now != errorsBefore {
+		t.Errorf("%s errors, %s before: it is counted twice", now, errorsBefore)
+	}
+}
+
 // TestInterceptOpenedAhead: a tunnel that a client has opened ahead of need, and not used, ends with the config, so that the
 // client notices.
 func TestInterceptOpenedAhead(t *testing.T) {
