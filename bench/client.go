@@ -38,25 +38,35 @@ func newInterceptedClient(proxy, api string) doer {
 	c := &interceptedClient{client: *newClient(proxy).(*client), api: api}
 	c.request = bytes.Replace(c.request, []byte("Host: "+proxy), []byte("Host: "+api), 1)
 	c.dial = func() (net.Conn, error) {
-		conn, err := net.DialTimeout("tcp", proxy, patience)
+		over, err := openTunnel(proxy, api, new(tls.Config))
 		if err != nil {
 			return nil, err
 		}
-		_ = conn.SetDeadline(time.Now().Add(patience))
-		if _, err := io.WriteString(conn, "CONNECT "+api+" HTTP/1.1\r\nHost: "+api+"\r\n\r\n"); err != nil {
-			return nil, err
-		}
-		answer, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: http.MethodConnect})
-		if err != nil {
-			return nil, err
-		}
-		if answer.StatusCode != http.StatusOK {
-			return nil, fmt.Errorf("CONNECT: %s", answer.Status)
-		}
-		over := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}}) //nolint:gosec // whom it trusts is not what is measured
 		return over, over.Handshake()
 	}
 	return c
+}
+
+// openTunnel has a proxy connect to a target. The handshake is still to be done.
+func openTunnel(proxy, target string, conf *tls.Config) (*tls.Conn, error) {
+	conn, err := net.DialTimeout("tcp", proxy, patience)
+	if err != nil {
+		return nil, err
+	}
+	_ = conn.SetDeadline(time.Now().Add(patience))
+	if _, err := io.WriteString(conn, "CONNECT "+target+" HTTP/1.1\r\nHost: "+target+"\r\n\r\n"); err != nil {
+		return nil, err
+	}
+	answer, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: http.MethodConnect})
+	if err != nil {
+		return nil, err
+	}
+	if answer.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("CONNECT: %s", answer.Status)
+	}
+	conf.InsecureSkipVerify = true // whom it trusts is not what is measured
+	conf.NextProtos = []string{"http/1.1"}
+	return tls.Client(conn, conf), nil
 }
 
 // patience is when an app gives up on one request, which is then a failed one.

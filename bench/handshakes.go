@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -131,23 +130,11 @@ func handshakeAll(ctx context.Context, proxy string, hosts int, sessions tls.Cli
 // handshake does one, and makes one request in it, which the sidecar refuses by itself:
 // after its answer the session's ticket has come.
 func handshake(proxy, host string, sessions tls.ClientSessionCache) (took time.Duration, resumed bool, err error) {
-	conn, err := net.DialTimeout("tcp", proxy, patience)
+	over, err := openTunnel(proxy, host+":443", &tls.Config{ServerName: host, ClientSessionCache: sessions})
 	if err != nil {
 		return 0, false, err
 	}
-	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(patience))
-	if _, err := io.WriteString(conn, "CONNECT "+host+":443 HTTP/1.1\r\nHost: "+host+":443\r\n\r\n"); err != nil {
-		return 0, false, err
-	}
-	answer, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: http.MethodConnect})
-	if err != nil {
-		return 0, false, err
-	}
-	if answer.StatusCode != http.StatusOK {
-		return 0, false, errors.New("CONNECT: " + answer.Status)
-	}
-	over := tls.Client(conn, &tls.Config{ServerName: host, InsecureSkipVerify: true, ClientSessionCache: sessions, NextProtos: []string{"http/1.1"}}) //nolint:gosec // whom it trusts is not what is measured
+	defer over.Close()
 	before := time.Now()
 	if err := over.Handshake(); err != nil {
 		return 0, false, err
