@@ -150,8 +150,9 @@ func (h *Handler) provisionBase(upstream tokenendpoint.Template) error {
 }
 
 func (h *Handler) provisionProxy(caddy.Context) error {
-	h.namesErrors = true                                        // serveError does
-	errorLog, err := zap.NewStdLogAt(h.log, zapcore.DebugLevel) // serveError and ServeHTTP tell what matters
+	// serveError counts, and tells what matters.
+	h.namesErrors = true
+	errorLog, err := zap.NewStdLogAt(h.log, zapcore.DebugLevel)
 	if err != nil {
 		return err
 	}
